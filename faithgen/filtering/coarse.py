@@ -1,0 +1,223 @@
+"""CAFE stage 1: rank documents by the attention of a few retrieval heads and keep the best (2505.10063, eq. 1-6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from faithgen import hf
+from faithgen.documents import Document
+from faithgen.errors import FaithgenError
+from faithgen.heads.capture import AttentionCapture
+from faithgen.heads.head_set import Head
+from faithgen.prompting import Prompt, PromptBuilder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NULL_QUESTION = "N/A"
+"""The content-free question of ICR's calibration."""
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Filtering of documents and steering of attention.
+
+    Args:
+        enabled (`bool`, *optional*, defaults to `True`): `False` keeps all documents in the order given.
+        num_heads (`int`, *optional*, defaults to 4): K1, retrieval heads that vote.
+        top_m (`int`, *optional*, defaults to 4): M1, documents each head votes for; the union is kept.
+        keep (`int`, *optional*): keep at most this many of the union, those with the highest score.
+        reorder (`bool`, *optional*, defaults to `True`): best document last, next to the question; else as given.
+        calibrate (`bool`, *optional*, defaults to `False`):
+            Subtract the attention that a content-free question ("N/A") gives each document (QRHead, ICR).
+        steer (`bool`, *optional*, defaults to `False`): CAFE stage 2, see `delta`.
+        steer_heads (`int`, *optional*, defaults to 2): K2, heads that vote for evidence among the kept documents.
+        steer_top_m (`int`, *optional*, defaults to 2): M2, documents each of them votes for.
+        delta (`float`, *optional*, defaults to log 10):
+            Added to the scaled attention logits from question tokens to the evidence, in all heads, while the prompt is
+            read: attention to it is multiplied by exp(delta) before renormalising.
+
+    Raises:
+        FaithgenError: If a value is out of its range.
+    """
+
+    enabled: bool = True
+    num_heads: int = 4
+    top_m: int = 4
+    keep: int | None = None
+    reorder: bool = True
+    calibrate: bool = False
+    steer: bool = False
+    steer_heads: int = 2
+    steer_top_m: int = 2
+    delta: float = math.log(10)
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "top_m", "steer_heads", "steer_top_m"):
+            if getattr(self, name) < 1:
+                raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.keep is not None and self.keep < 1:
+            raise FaithgenError(f"keep is {self.keep}; give 1 or more")
+        if not math.isfinite(self.delta):
+            raise FaithgenError(f"delta is {self.delta}; give a finite number, e.g. 2.3")
+
+
+@dataclass
+class Ranking:
+    """Scores of documents.
+
+    Attributes:
+        scores (`list[float]`): gamma(d), the sum over heads of the share of each head's document attention (eq. 5).
+        votes (`list[bool]`): whether any head has the document among its `top_m` (eq. 4).
+        prefill_tokens (`int`): tokens that the scoring passes read.
+        passes (`int`): scoring passes; more than one where the documents do not fit one window.
+        truncated (`list[int]`): documents that were cut to be scored.
+    """
+
+    scores: list[float]
+    votes: list[bool]
+    prefill_tokens: int = 0
+    passes: int = 0
+    truncated: list[int] = field(default_factory=list)
+
+    def order(self) -> list[int]:
+        """Document indices, best first; ties in the order given."""
+        return sorted(range(len(self.scores)), key=lambda i: (-self.scores[i], i))
+
+    def kept(self, config: FilterConfig) -> list[int]:
+        """Indices of the documents to keep, in prompt order (eq. 6)."""
+        chosen = [i for i in self.order() if self.votes[i]][: config.keep]
+        return chosen[::-1] if config.reorder else sorted(chosen)
+
+
+@torch.inference_mode()
+def document_attention(
+    model: PreTrainedModel,
+    builder: PromptBuilder,
+    heads: Sequence[Head],
+    question: str,
+    documents: Sequence[Document],
+    *,
+    calibrate: bool = False,
+) -> tuple[torch.Tensor, Prompt]:
+    """Attention from the question to each document, by head (CAFE's alpha; QRscore, QRHead eq. 2).
+
+    One prefill of the prompt up to the end of the question, ended in the deepest chosen layer. The calibration reads
+    the content-free question on top of the same cached documents: never a second full pass.
+
+    Args:
+        model (`PreTrainedModel`), builder ([`PromptBuilder`]): the model and its prompts.
+        heads (`Sequence[tuple[int, int]]`): `(layer, query head)` pairs.
+        question (`str`), documents (`Sequence[Document]`)
+        calibrate (`bool`, *optional*, defaults to `False`): subtract the content-free question's attention.
+
+    Returns:
+        `torch.Tensor` of shape `[len(heads), len(documents)]`, fp32 on the CPU: mean over question tokens of the sum
+        over document tokens, 0 to 1 (a difference of such where calibrated); and the [`Prompt`] that was read.
+    """
+    prompt = builder.build(question, documents)
+    cache = hf.new_cache() if calibrate or len(prompt) > _CHUNK else None
+    start, end = prompt.question
+    scores = _question_attention(model, heads, prompt, prompt.input_ids[:end], (start, end), cache)
+    if calibrate:
+        assert cache is not None
+        hf.crop_cache(cache, start)
+        null = builder.data_ids(" " + NULL_QUESTION)
+        ids = prompt.input_ids[:start] + null
+        scores = scores - _question_attention(model, heads, prompt, ids, (start, start + len(null)), cache)
+    return scores, prompt
+
+
+def _question_attention(model, heads, prompt: Prompt, ids: list[int], rows: tuple[int, int], cache) -> torch.Tensor:
+    device = model.get_input_embeddings().weight.device
+    segments = torch.full((1, len(ids)), -1, device=device)
+    for index, document in enumerate(prompt.documents):
+        segments[0, document.span[0] : document.span[1]] = index
+    capture = AttentionCapture(
+        model,
+        heads,
+        torch.arange(*rows, device=device),
+        keep="documents",
+        segments=segments,
+        num_documents=len(prompt.documents),
+        early_exit=True,
+    )
+    done = cache.get_seq_length() if cache is not None else 0
+    with capture:
+        for part in torch.tensor([ids[done:]], device=device).split(_CHUNK, dim=1):
+            capture.run(input_ids=part, past_key_values=cache, use_cache=cache is not None)
+    return capture.result()[0].cpu()
+
+
+def rank_documents(
+    model: PreTrainedModel,
+    builder: PromptBuilder,
+    heads: Sequence[Head],
+    question: str,
+    documents: Sequence[Document],
+    config: FilterConfig,
+) -> Ranking:
+    """Rank documents with the attention of `heads` (eq. 1 and 4-5).
+
+    Documents that do not fit the model's window together are read in groups; the best of each group then meet in a
+    last pass whose scores decide, and the others follow in the order of their group's scores.
+
+    Returns:
+        [`Ranking`] with one score and one vote a document.
+    """
+    groups = _windows(builder, question, documents)
+    ranking = Ranking([0.0] * len(documents), [False] * len(documents))
+    finalists = list(range(len(documents)))
+    if len(groups) > 1:
+        for group in groups:
+            _rank_group(model, builder, heads, question, documents, group, config, ranking)
+        share = max(1, config.num_heads * config.top_m // len(groups))
+        finalists = [i for group in groups for i in sorted(group, key=lambda i: -ranking.scores[i])[:share]]
+        finalists = _windows(builder, question, [documents[i] for i in finalists], finalists)[0]
+        behind = sorted(set(range(len(documents))) - set(finalists), key=lambda i: -ranking.scores[i])
+        ranking.votes = [False] * len(documents)
+        for place, i in enumerate(behind):  # below every finalist, in their own order
+            ranking.scores[i] = -1.0 - place / len(documents)
+    _rank_group(model, builder, heads, question, documents, finalists, config, ranking)
+    return ranking
+
+
+def _rank_group(model, builder, heads, question, documents, group: list[int], config, ranking: Ranking) -> None:
+    attention, prompt = document_attention(
+        model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate
+    )
+    shares = attention.clamp(min=0)
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
+    voted = torch.zeros(len(group), dtype=torch.bool)
+    voted[shares.topk(min(config.top_m, len(group)), dim=1).indices.flatten()] = True
+    for position, index in enumerate(group):
+        ranking.scores[index] = float(shares[:, position].sum())
+        ranking.votes[index] = bool(voted[position])
+        if prompt.documents[position].truncated and index not in ranking.truncated:
+            ranking.truncated.append(index)
+    ranking.prefill_tokens += prompt.question[1]
+    ranking.passes += 1
+
+
+def _windows(
+    builder: PromptBuilder, question: str, documents: Sequence[Document], names: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Document indices in groups that fit the window, in order; a document longer than the window stands alone."""
+    room = builder.window - len(builder.build(question, []))
+    groups: list[list[int]] = [[]]
+    used = 0
+    for index, document in zip(names or range(len(documents)), documents, strict=True):
+        need = builder.document_tokens(document)
+        if groups[-1] and used + need > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(index)
+        used += need
+    return groups

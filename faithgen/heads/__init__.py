@@ -1,0 +1,1 @@
+"""Heads: which ones retrieve (`HeadSet`), what they look at (`AttentionCapture`), and a model without them."""

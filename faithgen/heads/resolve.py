@@ -1,0 +1,82 @@
+"""Finding the two head sets a generator needs: given, shipped, detected before, or detected now."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faithgen.errors import FaithgenError
+from faithgen.heads.head_set import HeadSet, packaged_head_set
+
+if TYPE_CHECKING:
+    from faithgen.models import LoadedModel
+
+HeadsLike = str | os.PathLike[str] | HeadSet
+SCORING, COPYING = "query_focused", "copying"
+
+
+def resolve_heads(
+    loaded: LoadedModel,
+    heads: HeadsLike | Sequence[HeadsLike] = "auto",
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[HeadSet, HeadSet]:
+    """The scoring (query-focused) and the copying head set of a model.
+
+    Args:
+        loaded ([`LoadedModel`]): the model.
+        heads (`"auto"`, path, [`HeadSet`] or a list of these, *optional*, defaults to `"auto"`):
+            Given sets take the place of their method; a set of any other method serves for both. What is not given is
+            taken from the sets that ship with faithgen, from the cache folder, or detected on the built-in data and cached.
+        progress (`Callable[[str, int, int], None]`, *optional*): called with (method, done, total) while detecting.
+
+    Returns:
+        `(scoring, copying)`
+
+    Raises:
+        FaithgenError: If a file is no head set, or its heads are another model's.
+    """
+    given = [heads] if isinstance(heads, str | os.PathLike | HeadSet) else list(heads)
+    found: dict[str, HeadSet] = {}
+    for entry in given:
+        if isinstance(entry, str) and entry == "auto":
+            continue
+        head_set = entry if isinstance(entry, HeadSet) else HeadSet.load(entry)
+        known = [method for method in (SCORING, COPYING) if method in head_set.method]
+        for method in known or (SCORING, COPYING):
+            found[method] = head_set
+    scoring = found.get(SCORING) or _automatic(loaded, SCORING, progress)
+    copying = found.get(COPYING)
+    if copying is None:
+        try:
+            copying = _automatic(loaded, COPYING, progress)
+        except FaithgenError:  # a model that cannot answer the built-in questions shows no copying
+            copying = scoring
+    return scoring, copying
+
+
+def _automatic(loaded: LoadedModel, method: str, progress: Callable[[str, int, int], None] | None) -> HeadSet:
+    shipped = packaged_head_set(method, loaded.model_id, loaded.revision)
+    if shipped is not None:
+        return shipped
+    path = cached_path(loaded, method)
+    if path.exists():
+        return HeadSet.load(path)
+    from faithgen.detection import detect_heads
+
+    report = None if progress is None else lambda done, total: progress(method, done, total)
+    head_set = detect_heads(loaded, method, progress=report)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head_set.save(path)
+    return head_set
+
+
+def cached_path(loaded: LoadedModel, method: str) -> Path:
+    """Where a detected head set of a model is kept."""
+    from faithgen.models import cache_folder
+
+    name = re.sub(r"[^\w.-]+", "--", f"{loaded.model_id}@{loaded.revision}")
+    return cache_folder() / "heads" / name / f"{method}.json"

@@ -1,0 +1,359 @@
+"""Everything faithgen needs from transformers that transformers does not promise.
+
+Private names, signs that changed between versions and shapes of internals live here and nowhere else, so that a new
+transformers release breaks one file and one test (`tests/test_hf.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# The name must not hold "flash", "sdpa", "flex_attention", "eager" or "paged|": transformers tests for substrings.
+_NAMES = {
+    "eager": "faithgen-e",
+    "sdpa": "faithgen-s",
+    "flex_attention": "faithgen-x",
+    "flash_attention_2": "faithgen-f2",
+    "flash_attention_3": "faithgen-f3",
+    "flash_attention_4": "faithgen-f4",
+}
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+_FULL_ATTENTION = (None, "full_attention")
+
+AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+"""`(module, query, key, value, attention_mask, delegate, **kwargs) -> (output, weights)`; shapes as in transformers:
+query `[B, H, Q, D]`, key and value `[B, H_kv, S, D]`, after RoPE and the cache update."""
+
+_attached: weakref.WeakKeyDictionary[nn.Module, tuple[AttentionFunction, ...]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Where the query heads of a decoder are.
+
+    Attributes:
+        num_layers (`int`): number of decoder layers.
+        num_heads (`int`): query heads a layer.
+        num_key_value_heads (`int`): key/value heads a layer (query head `h` reads KV head `h * num_kv // num_heads`).
+    """
+
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config of the text decoder (multimodal models nest it)."""
+    return model.config.get_text_config(decoder=True)
+
+
+def head_shape(model: nn.Module) -> HeadShape:
+    """Number of layers, query heads and KV heads of `model`."""
+    config = text_config(model)
+    heads = config.num_attention_heads
+    return HeadShape(config.num_hidden_layers, heads, getattr(config, "num_key_value_heads", None) or heads)
+
+
+def context_window(model: nn.Module) -> int:
+    """Positions the model was made for (`max_position_embeddings`)."""
+    return int(getattr(text_config(model), "max_position_embeddings", None) or 2048)
+
+
+def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
+    """The self-attention modules that see the whole context, by layer index.
+
+    Sliding-window, chunked and linear layers are left out by `config.layer_types`: their heads cannot retrieve.
+
+    Raises:
+        ValueError: If the model has no attention layer with an output projection that faithgen knows.
+    """
+    types = getattr(text_config(model), "layer_types", None)
+    found: dict[int, nn.Module] = {}
+    for module in model.modules():
+        index = getattr(module, "layer_idx", None)
+        if index is None or index in found or not hasattr(module, "config") or _projection_name(module) is None:
+            continue
+        if types is None or types[index] in _FULL_ATTENTION:
+            found[index] = module
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no full-attention layer with an output projection named one of "
+            f"{', '.join(_OUTPUT_PROJECTIONS)}; retrieval heads cannot be read from it"
+        )
+    return dict(sorted(found.items()))
+
+
+def _projection_name(module: nn.Module) -> str | None:
+    return next((name for name in _OUTPUT_PROJECTIONS if isinstance(getattr(module, name, None), nn.Module)), None)
+
+
+def output_projection(attention: nn.Module) -> nn.Module:
+    """The module that mixes the heads' outputs (`o_proj` in most models); its input is `[B, Q, H * D_v]`."""
+    name = _projection_name(attention)
+    if name is None:
+        raise ValueError(f"{type(attention).__name__} has no output projection")
+    return getattr(attention, name)
+
+
+def projection_in_features(projection: nn.Module) -> int:
+    """Input width of an output projection (`nn.Linear`, or transformers' transposed `Conv1D`)."""
+    return int(getattr(projection, "in_features", None) or projection.weight.shape[0])
+
+
+def zero_projection_inputs(projection: nn.Module, start: int, end: int) -> None:
+    """Set the weights that read inputs `start:end` to zero, in place. The bias is an output's and stays."""
+    with torch.no_grad():
+        if hasattr(projection, "in_features"):
+            projection.weight[:, start:end] = 0
+        else:  # Conv1D stores [in, out]
+            projection.weight[start:end] = 0
+
+
+# --- the attention function ------------------------------------------------------------------------------------------
+
+
+def _dispatch(base: str) -> AttentionFunction:
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        if base == "eager":
+            delegate = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+        else:
+            delegate = ALL_ATTENTION_FUNCTIONS[base]
+        for function in _attached.get(module, ()):
+            delegate = _bind(function, delegate)
+        return delegate(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def _bind(function: AttentionFunction, delegate: AttentionFunction) -> AttentionFunction:
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        return function(module, query, key, value, attention_mask, delegate=delegate, **kwargs)
+
+    return attention
+
+
+@contextlib.contextmanager
+def attached(model: nn.Module, functions: dict[int, AttentionFunction]) -> Iterator[None]:
+    """Run `functions[layer]` around the attention of those layers of `model`, and put everything back after.
+
+    The function in use (sdpa, flash, flex, eager) still does the attention; ours gets it as `delegate`. The mask the
+    model makes is that of the function in use. Contexts nest; the inner one is called first.
+
+    Args:
+        model (`PreTrainedModel`): a model whose attention goes through `AttentionInterface`.
+        functions (`dict[int, AttentionFunction]`): by layer index; the layers must be full-attention layers.
+
+    Raises:
+        ValueError: If a layer is not a full-attention layer, or the attention in use cannot be wrapped.
+    """
+    modules = attention_modules(model)
+    unknown = sorted(set(functions) - set(modules))
+    if unknown:
+        raise ValueError(f"layers {unknown} of {type(model).__name__} are not full-attention layers")
+    before = text_config(model)._attn_implementation
+    with _lock:
+        name = before if before in _NAMES.values() else _register(before)
+        for layer, function in functions.items():
+            _attached[modules[layer]] = (*_attached.get(modules[layer], ()), function)
+    try:
+        if name != before:
+            model.set_attn_implementation(name)  # type: ignore[operator]
+        yield
+    finally:
+        with _lock:
+            for layer, function in functions.items():
+                left = list(_attached.get(modules[layer], ()))
+                left.remove(function)
+                _attached[modules[layer]] = tuple(left)
+        if name != before:
+            model.set_attn_implementation(before)  # type: ignore[operator]
+
+
+def _register(base: str) -> str:
+    if base not in _NAMES:
+        raise ValueError(f"attention implementation {base!r} cannot be wrapped; load the model with sdpa instead")
+    name = _NAMES[base]
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, _dispatch(base))
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def visible(
+    attention_mask: Any, rows: torch.Tensor, num_keys: int, num_queries: int, sliding_window: int | None
+) -> torch.Tensor:
+    """What chosen query rows may attend to, whatever kind of mask the attention in use was given.
+
+    Args:
+        attention_mask: `None` (causal), a 4D bool or additive tensor `[B or 1, 1 or H, Q, S]`, a 2D padding mask
+            `[B, S]` (flash), or a flex `BlockMask`.
+        rows (`torch.LongTensor` of shape `[B, R]`): query indices within this forward call.
+        num_keys (`int`): S.
+        num_queries (`int`): Q of this forward call.
+        sliding_window (`int`, *optional*): window of this layer, if it has one.
+
+    Returns:
+        `torch.Tensor` of shape `[B, 1, R, S]`: additive fp32 bias, 0 where visible and `-inf` where not (additive
+        masks keep their own values).
+    """
+    batch, count = rows.shape
+    columns = torch.arange(num_keys, device=rows.device)
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+        mask = attention_mask[:, :1, :, :num_keys].expand(batch, -1, -1, -1)
+        mask = mask.gather(2, rows[:, None, :, None].expand(batch, 1, count, num_keys))
+        if mask.dtype != torch.bool:
+            bias = mask.float()
+            return bias.masked_fill(bias <= torch.finfo(attention_mask.dtype).min, -torch.inf)
+        return torch.zeros(mask.shape, device=rows.device).masked_fill(~mask, -torch.inf)
+    absolute = rows + (num_keys - num_queries)
+    if hasattr(attention_mask, "mask_mod"):
+        seen = attention_mask.mask_mod(
+            torch.arange(batch, device=rows.device)[:, None, None],
+            torch.zeros((), dtype=torch.long, device=rows.device),
+            absolute[:, :, None],
+            columns[None, None, :],
+        )
+        seen = seen.expand(batch, count, num_keys)
+    else:
+        seen = columns <= absolute[:, :, None]
+        if sliding_window:
+            seen = seen & (columns > absolute[:, :, None] - sliding_window)
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+            seen = seen & attention_mask[:, None, :num_keys].bool()
+    return torch.zeros(seen.shape, device=rows.device).masked_fill(~seen, -torch.inf)[:, None]
+
+
+def biased_mask(model: nn.Module, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+    """A ready 4D mask for the last rows of a sequence, with a bias added to the causal pattern.
+
+    Args:
+        model (`PreTrainedModel`): decides whether sliding-window layers need a mask of their own.
+        bias (`torch.Tensor` of shape `[Q, S]`): added to the scaled attention logits; the Q rows are the last ones.
+        dtype (`torch.dtype`): dtype of the model's attention.
+
+    Returns:
+        `torch.Tensor` of shape `[1, 1, Q, S]`, or a dict of them by layer type where the model's forward wants one.
+    """
+    queries, keys = bias.shape
+    rows = torch.arange(keys - queries, keys, device=bias.device)[:, None]
+    columns = torch.arange(keys, device=bias.device)
+    low = torch.finfo(dtype).min
+    full = bias.masked_fill(columns > rows, low).to(dtype)[None, None]
+    config = text_config(model)
+    types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if not window or types == {"full_attention"}:
+        return full
+    sliding = bias.masked_fill((columns > rows) | (columns <= rows - window), low).to(dtype)[None, None]
+    if not types or types == {"sliding_attention"}:
+        return sliding
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+@contextlib.contextmanager
+def accepts_4d_mask(model: nn.Module) -> Iterator[None]:
+    """Use sdpa where the attention in use (flash, flex) cannot take a ready 4D mask."""
+    before = text_config(model)._attn_implementation
+    if before in ("sdpa", "eager") or before in (_NAMES["sdpa"], _NAMES["eager"]):
+        yield
+        return
+    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # type: ignore[operator]
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def new_cache() -> DynamicCache:
+    """An empty cache whose layers all keep every position.
+
+    Made without the model's config on purpose: sliding-window layers then keep what is outside their window too (the
+    mask hides it), so that rows of different length can be cropped, repeated and joined.
+    """
+    return DynamicCache()
+
+
+def crop_cache(cache: DynamicCache, length: int) -> None:
+    """Keep the first `length` positions of every layer. (`Cache.crop` changed its sign; layers past an early exit are
+    shorter than the others or empty, which it does not know.)"""
+    for layer in cache.layers:
+        if layer.is_initialized and layer.keys.numel() and layer.keys.shape[-2] > length:
+            layer.keys = layer.keys[..., :length, :]
+            layer.values = layer.values[..., :length, :]
+
+
+def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """Stack caches of different length along the batch axis, padding on the left with zeros (mask them)."""
+    lengths = [cache.get_seq_length() for cache in caches]
+    longest = max(lengths)
+    joined = new_cache()
+    for index, parts in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+        padded = [
+            [nn.functional.pad(states, (0, 0, longest - length, 0)) for states in (part.keys, part.values)]
+            for part, length in zip(parts, lengths, strict=True)
+        ]
+        keys, values = (torch.cat(states) for states in zip(*padded, strict=True))
+        joined.update(keys, values, index)
+    return joined
+
+
+def split_cache(cache: DynamicCache) -> list[DynamicCache]:
+    """One cache a row of the batch (views, not copies)."""
+    layers = [layer for layer in cache.layers if layer.is_initialized]
+    rows = [new_cache() for _ in range(layers[0].keys.shape[0])]
+    for index, layer in enumerate(layers):
+        for row, one in enumerate(rows):
+            one.update(layer.keys[row : row + 1], layer.values[row : row + 1], index)
+    return rows
+
+
+def check_cache_supported(model: nn.Module) -> None:
+    """Raise for models whose state is not keys and values (Mamba, linear attention, hybrids)."""
+    types = set(getattr(text_config(model), "layer_types", None) or ())
+    other = sorted(types - {"full_attention", "sliding_attention", "chunked_attention"})
+    if other:
+        raise ValueError(
+            f"{type(model).__name__} has {', '.join(other)} layers, whose state cannot be shared between two branches; "
+            "use a model with attention layers only"
+        )
+
+
+def cpu_has_bf16() -> bool:
+    """True where bf16 matrix products are native on this CPU (AMX or avx512_bf16)."""
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+
+
+def quiet() -> None:
+    """Keep transformers' progress bars and advice off our stderr; its errors still come through."""
+    from transformers.utils import logging
+
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def end_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer, from the generation config, the config and the tokenizer."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), text_config(model), tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        found.update(value if isinstance(value, list | tuple) else [value])
+    return frozenset(token for token in found if token is not None)

