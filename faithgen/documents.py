@@ -113,7 +113,7 @@ def read_documents(
         raise FaithgenError(f"max_characters is {max_characters!r}; give a whole number of at least 1")
     if str(path) == "-":
         return _read_stdin(sys.stdin if stdin is None else stdin, max_characters)
-    if not isinstance(path, (str, Path)) or path == "" or not os.path.exists(path):
+    if not isinstance(path, (str, Path)) or not os.path.exists(path):
         raise FaithgenError(f"there is no file or folder {_printable(path)!r}; check the path")
     path = Path(path)
     try:
@@ -317,7 +317,7 @@ def _from_item(item: Any, place: str) -> Document:
         metadata = {key: value for key, value in item.items() if key not in ("id", "title", name)}
         document = Document(item[name], item.get("id", ""), item.get("title", ""), metadata=metadata)
     else:
-        raise FaithgenError(f"{place} is of type {type(item).__name__}; give a string or an object with a `text` field")
+        raise FaithgenError(f"{place} is of type {type(item).__name__}; give a string, or an object with `text`")
     for label in ("id", "title"):
         value = getattr(document, label)
         value = "" if value is None else str(value) if type(value) is int else value

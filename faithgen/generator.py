@@ -21,7 +21,7 @@ from faithgen.filtering.steering import steered_prefill
 from faithgen.heads.head_set import Head, HeadSet
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import LoadedModel, load_model
-from faithgen.prompting import FAITHFUL, UNFAITHFUL, Prompt, PromptBuilder
+from faithgen.prompting import FAITHFUL, INSTRUCTION, UNFAITHFUL, Prompt, PromptBuilder
 
 DocumentLike = Document | Mapping[str, Any] | str
 WATCHED_HEADS = 8
@@ -52,8 +52,7 @@ class FaithfulGenerator:
         for heads in (scoring_heads, copying_heads):
             heads.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
         self.loaded, self.scoring_heads, self.copying_heads = loaded, scoring_heads, copying_heads
-        options = {} if instruction is None else {"instruction": instruction}
-        self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), **options)
+        self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or INSTRUCTION)
         self._ends = hf.end_tokens(loaded.model, loaded.tokenizer)
         self._lock = threading.RLock()
 
@@ -109,9 +108,7 @@ class FaithfulGenerator:
         """
         return self.generate_batch([(question, documents)], **options)[0]
 
-    def generate_batch(
-        self, requests: Sequence[tuple[str, Sequence[DocumentLike]]], **options: Any
-    ) -> list[Answer]:
+    def generate_batch(self, requests: Sequence[tuple[str, Sequence[DocumentLike]]], **options: Any) -> list[Answer]:
         """Answer several questions, decoding them together; arguments as in `generate`, for all of them."""
         session = _Session(self, requests, **options)
         for _ in session.steps():

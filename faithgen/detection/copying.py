@@ -100,7 +100,7 @@ def _answer(
 ) -> tuple[list[int], list[set[int]]]:
     """The model's greedy answer, and the needle tokens that each head copied from the gold spans."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    device = model.get_input_embeddings().weight.device
+    device = hf.device_of(model)
     ends = hf.end_tokens(model, tokenizer)
     in_gold = torch.zeros(len(prompt) + max_new_tokens, dtype=torch.bool)
     for start, end in gold:

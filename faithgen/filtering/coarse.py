@@ -136,7 +136,7 @@ def document_attention(
 
 
 def _question_attention(model, heads, prompt: Prompt, ids: list[int], rows: tuple[int, int], cache) -> torch.Tensor:
-    device = model.get_input_embeddings().weight.device
+    device = hf.device_of(model)
     segments = torch.full((1, len(ids)), -1, device=device)
     for index, document in enumerate(prompt.documents):
         segments[0, document.span[0] : document.span[1]] = index

@@ -141,9 +141,10 @@ class HeadReranker:
         import torch
 
         one = bool(inputs) and isinstance(inputs[0], str)
-        pairs = [inputs] if one else list(inputs)
-        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        given: list[Any] = [inputs] if one else list(inputs)
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in given):
             raise FaithgenError("predict takes (query, document) pairs")
+        pairs: list[tuple[str, str]] = [(pair[0], pair[1]) for pair in given]
         queries: dict[str, list[int]] = {}
         for index, (query, _) in enumerate(pairs):
             queries.setdefault(query, []).append(index)
@@ -154,7 +155,9 @@ class HeadReranker:
         result = scores[0] if one else scores
         if convert_to_tensor:
             return result
-        return result.numpy() if convert_to_numpy else list(scores) if not one else result  # type: ignore[return-value]
+        if convert_to_numpy:
+            return result.numpy()
+        return result if one else list(scores)
 
     @staticmethod
     def _finish(scores: list[float], activation_fn: Callable | None, apply_softmax: bool | None) -> list[float]:

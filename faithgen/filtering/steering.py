@@ -37,7 +37,7 @@ def steered_prefill(
     Returns:
         The cache of the first `prompt.question[1]` tokens, and the indices of the documents steered to.
     """
-    device = model.get_input_embeddings().weight.device
+    device = hf.device_of(model)
     start, end = prompt.question
     ids = torch.tensor([prompt.input_ids[:end]], device=device)
     cache = hf.new_cache()
@@ -80,7 +80,7 @@ def read_steered(
     Returns:
         `torch.Tensor` of shape `[1, V]`: logits after the question's last token.
     """
-    device = model.get_input_embeddings().weight.device
+    device = hf.device_of(model)
     start, end = prompt.question
     bias = torch.zeros(end - start, end, device=device)
     for index in evidence:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -114,7 +114,7 @@ def bake_mask(
         FaithgenError: If the folder exists and is not empty, cannot be written, or a head is out of range.
     """
     target = Path(output)
-    model = loaded.model
+    model: Any = loaded.model
     shape = hf.head_shape(model)
     check_range(heads, shape.num_layers, shape.num_heads)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -124,7 +124,7 @@ def bake_mask(
     temporary = None
     try:
         for layer, chosen in by_layer(heads).items():
-            projection = hf.output_projection(modules[layer])
+            projection: Any = hf.output_projection(modules[layer])
             saved[layer] = projection.weight.detach().clone()
             width = hf.projection_in_features(projection) // shape.num_heads
             for head in chosen:
@@ -144,7 +144,8 @@ def bake_mask(
     finally:
         with torch.no_grad():
             for layer, weight in saved.items():
-                hf.output_projection(modules[layer]).weight.copy_(weight)
+                projection = hf.output_projection(modules[layer])
+                projection.weight.copy_(weight)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return target

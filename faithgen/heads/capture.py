@@ -77,7 +77,7 @@ class AttentionCapture:
         self._context: Any = None
 
     def __enter__(self) -> AttentionCapture:
-        self._context = hf.attached(self.model, {layer: self._attention for layer in self._by_layer})
+        self._context = hf.attached(self.model, dict.fromkeys(self._by_layer, self._attention))
         self._context.__enter__()
         return self
 
@@ -205,5 +205,3 @@ def attention_weights(
         sinks = s_aux[list(heads)].float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
     return scores.softmax(-1).nan_to_num(0.0)
-
-

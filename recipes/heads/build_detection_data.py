@@ -3,8 +3,8 @@
     python recipes/heads/build_detection_data.py --shared ../shared/data --output /tmp/detection
 
 Reads training rows only (`qed_nq/train.jsonl`) and writes `qed_bm25_10.jsonl` (10 passages, 9 of them the closest by
-BM25 that do not hold the answer) and `niah.jsonl` (needle sentences in essays). The rows are not ours to commit; the head
-sets that faithgen detects on them are.
+BM25 that do not hold the answer) and `niah.jsonl` (needle sentences in essays). The rows are not ours to commit; the
+head sets that faithgen detects on them are.
 """
 
 import argparse

@@ -1,0 +1,51 @@
+"""The `faithgen` command. One file a command; torch is not imported before a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+
+from faithgen.cli import generate, heads, rank
+from faithgen.cli.console import note
+from faithgen.errors import FaithgenError
+
+app = typer.Typer(
+    name="faithgen",
+    help="Make a language model answer from the documents it is given, and show how.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate.generate)
+app.command("rank")(rank.rank)
+app.add_typer(heads.app, name="heads")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"faithgen {installed('faithgen')}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line; errors a user can make are one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faithgen").setLevel(logging.INFO)
+    try:
+        app()
+    except FaithgenError as error:
+        note("error: " + " ".join(str(error).split()))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        note("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,145 @@
+"""`faithgen generate`: answer one question, or a file of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from faithgen.cli import options
+from faithgen.cli.console import document_table, note, safe, stdout
+from faithgen.errors import FaithgenError
+
+if TYPE_CHECKING:
+    from faithgen.answer import Answer
+
+
+def generate(
+    question: Annotated[str | None, typer.Argument(help="The question.", show_default=False)] = None,
+    documents: options.Documents = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", "-i", help="JSONL of {question, documents, id?} to answer in a batch.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL of answers, for --input.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an --output that was cut off.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions decoded together, for --input.")] = 4,
+    model: options.Model = None,
+    heads: options.Heads = None,
+    random_heads: options.RandomHeads = None,
+    contrast: Annotated[
+        str,
+        typer.Option(help="Unfaithful branch: auto, control (trained), heads (masked), context (no documents), none."),
+    ] = "auto",
+    contrast_method: Annotated[str, typer.Option(help="rhio, cad, adacad or decore.")] = "rhio",
+    alpha: Annotated[float | None, typer.Option(help="Contrast strength, 0 or more.")] = None,
+    plausibility: Annotated[
+        float | None, typer.Option(help="Keep tokens with this share (0-1) of the top probability.")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep at most this many documents.")] = None,
+    no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep all documents, in their order.")] = False,
+    steer: Annotated[
+        bool | None, typer.Option("--steer/--no-steer", help="Steer attention to the evidence (CAFE stage 2).")
+    ] = None,
+    calibrate: options.Calibrate = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus, above 0 to 1.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="String that ends an answer (repeatable).")] = None,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+) -> None:
+    """Answer a question from documents, and show which were used and where the answer is shaky."""
+    if format not in ("text", "json"):
+        raise FaithgenError(f"format {format!r} is not text or json")
+    if (question is None) == (input is None):
+        raise FaithgenError("give a question, or --input with a file of them (not both)")
+    if input is None and (output is not None or resume):
+        raise FaithgenError("--output and --resume go with --input; redirect standard output for a single question")
+    if input is not None and output is None:
+        raise FaithgenError("--input needs --output, the file the answers go to")
+    if input is not None and documents is not None:
+        raise FaithgenError("--documents goes with one question; the rows of --input carry their own documents")
+    if question is not None and not question.strip():
+        raise FaithgenError("the question is empty; ask something")
+    settings = _settings(contrast, contrast_method, alpha, plausibility, keep, no_filter, steer, calibrate)
+    settings |= _sampling(temperature, top_p, seed) | {"max_new_tokens": max_new_tokens, "stop": stop or []}
+    if max_new_tokens < 1:
+        raise FaithgenError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
+
+    if input is not None:
+        assert output is not None
+        from faithgen.cli.batch import answer_file
+
+        arguments = (model, heads, random_heads, dtype, device)
+        failed = answer_file(input, output, resume, batch_size, settings, lambda: _generator(*arguments))
+        raise typer.Exit(1 if failed else 0)
+
+    assert question is not None
+    read = options.documents_from(documents)
+    generator = _generator(model, heads, random_heads, dtype, device)
+    if format == "json":
+        answer = generator.generate(question, read, **settings)
+        print(json.dumps(answer.to_dict(), ensure_ascii=False, indent=1, allow_nan=False))  # noqa: T201
+        return
+    if no_stream:
+        answer = generator.generate(question, read, **settings)
+        print(safe(answer.text))  # noqa: T201
+    else:
+        stream = generator.stream(question, read, **settings)
+        for number, piece in enumerate(stream):
+            sys.stdout.write(safe(piece.lstrip() if number == 0 else piece))
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        answer = stream.answer
+    _print_evidence(answer)
+
+
+def _settings(
+    contrast: str,
+    method: str,
+    alpha: float | None,
+    plausibility: float | None,
+    keep: int | None,
+    no_filter: bool,
+    steer: bool | None,
+    calibrate: bool | None,
+) -> dict[str, Any]:
+    from faithgen.decoding.contrast import ContrastConfig
+    from faithgen.filtering.coarse import FilterConfig
+
+    branch = {"source": contrast, "method": method, "alpha": alpha, "plausibility": plausibility}
+    filtering = {"enabled": not no_filter, "keep": keep, "steer": steer, "calibrate": calibrate}
+    given = {name: value for name, value in branch.items() if value is not None}
+    chosen = {name: value for name, value in filtering.items() if value is not None}
+    return {"contrast": ContrastConfig(**given), "filter": FilterConfig(**chosen)}  # type: ignore[arg-type]
+
+
+def _sampling(temperature: float, top_p: float, seed: int) -> dict[str, Any]:
+    from faithgen.decoding.sampling import SamplingConfig
+
+    return {"sampling": SamplingConfig(temperature, top_p, seed)}
+
+
+def _generator(model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str):
+    from faithgen.generator import FaithfulGenerator
+
+    return FaithfulGenerator(*options.load(model, heads, random_heads, dtype, device))
+
+
+def _print_evidence(answer: Answer) -> None:
+    console = stdout()
+    console.print()
+    ranked = any(document.score is not None for document in answer.documents)
+    console.print(document_table(answer.documents, ranked=ranked))
+    console.print()
+    console.print(safe(str(answer.doubt)), markup=False)
+    for warning in answer.warnings:
+        note(f"warning: {warning}")
+    if answer.finish_reason == "length":
+        note(f"warning: the answer was cut at {len(answer.tokens)} tokens; raise --max-new-tokens")

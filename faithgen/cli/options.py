@@ -1,0 +1,66 @@
+"""Options that several commands share, and how they become configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from faithgen.cli.console import progress_bar
+from faithgen.errors import FaithgenError
+
+if TYPE_CHECKING:
+    from faithgen.documents import Document
+    from faithgen.heads.head_set import HeadSet
+    from faithgen.models import LoadedModel
+
+Documents = Annotated[
+    str | None,
+    typer.Option("--documents", "-d", help="File (.jsonl .json .csv .txt .md .html .pdf), folder, or - for stdin."),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Hub id, folder or .gguf file; the packaged default if not given.")
+]
+Heads = Annotated[
+    list[str] | None, typer.Option("--heads", help="Head set file (repeatable), or auto: shipped, cached or detected.")
+]
+RandomHeads = Annotated[
+    int | None, typer.Option("--random-heads", metavar="SEED", help="Control: as many random heads instead.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Calibrate = Annotated[
+    bool | None,
+    typer.Option("--calibrate/--no-calibrate", help="Subtract the attention a content-free question gives."),
+]
+
+
+def documents_from(source: str | None) -> list[Document]:
+    """Read `--documents`."""
+    from faithgen.documents import read_documents
+
+    if source is None:
+        raise FaithgenError("no documents given; add --documents FILE, a folder, or - for standard input")
+    return read_documents(source)
+
+
+def load(
+    model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str
+) -> tuple[LoadedModel, HeadSet, HeadSet]:
+    """Load `--model` and its scoring and copying heads, with progress where heads must be detected first."""
+    paths = [entry for entry in heads or [] if entry != "auto"]
+    for entry in paths:
+        if not Path(entry).is_file():
+            raise FaithgenError(f"head set {entry!r} does not exist; make one with: faithgen heads detect")
+    from faithgen.heads.head_set import HeadSet
+    from faithgen.heads.resolve import resolve_heads
+    from faithgen.models import load_model
+
+    sets = [HeadSet.load(entry) for entry in paths]
+    loaded = load_model(model, dtype=dtype, device=device)
+    with progress_bar(f"detecting heads of {loaded.model_id}, once") as report:
+        scoring, copying = resolve_heads(loaded, sets, progress=lambda _, done, total: report(done, total))
+    if random_heads is not None:
+        scoring, copying = scoring.random_like(random_heads), copying.random_like(random_heads)
+    return loaded, scoring, copying

@@ -1,0 +1,46 @@
+"""`faithgen rank`: order documents by the attention of retrieval heads, without answering."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from faithgen.cli import options
+from faithgen.cli.console import document_table, stdout
+from faithgen.errors import FaithgenError
+
+
+def rank(
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    documents: options.Documents = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Show only the best.")] = None,
+    model: options.Model = None,
+    heads: options.Heads = None,
+    random_heads: options.RandomHeads = None,
+    calibrate: options.Calibrate = None,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+) -> None:
+    """Rank documents for a question, best first."""
+    if format not in ("text", "json"):
+        raise FaithgenError(f"format {format!r} is not text or json")
+    if not question.strip():
+        raise FaithgenError("the question is empty; ask something")
+    read = options.documents_from(documents)
+    from faithgen.filtering.coarse import FilterConfig
+    from faithgen.filtering.reranker import HeadReranker
+
+    loaded, scoring, _ = options.load(model, heads, random_heads, dtype, device)
+    config = FilterConfig() if calibrate is None else FilterConfig(calibrate=calibrate)
+    scores = HeadReranker(loaded, scoring, config).score(question, read)
+    order = sorted(range(len(read)), key=lambda i: (-scores[i], i))[:top_k]
+    for i, document in enumerate(read):
+        document.score, document.kept = scores[i], i in order
+    shown = [read[i] for i in order]
+    if format == "json":
+        print(json.dumps([document.to_dict() for document in shown], ensure_ascii=False, indent=1))  # noqa: T201
+    else:
+        stdout().print(document_table(shown, ranked=True))
