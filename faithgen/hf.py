@@ -225,11 +225,11 @@ def visible(
             return bias.masked_fill(bias <= torch.finfo(attention_mask.dtype).min, -torch.inf)
         return torch.zeros(mask.shape, device=rows.device).masked_fill(~mask, -torch.inf)
     absolute = rows + (num_keys - num_queries)
-    if hasattr(attention_mask, "mask_mod"):
+    if hasattr(attention_mask, "mask_mod"):  # counts queries within this call: transformers put the offset inside it
         seen = attention_mask.mask_mod(
             torch.arange(batch, device=rows.device)[:, None, None],
             torch.zeros((), dtype=torch.long, device=rows.device),
-            absolute[:, :, None],
+            rows[:, :, None],
             columns[None, None, :],
         )
         seen = seen.expand(batch, count, num_keys)

@@ -97,6 +97,8 @@ def load_model(
         target, model_id, found_revision = source, source, None
         arguments["revision"] = revision
     chosen_device = default_device() if device == "auto" else device
+    if chosen_device.startswith("cuda") and default_device() != "cuda":
+        raise FaithgenError(f"device {device!r} is not available on this machine; use cpu")
     model, tokenizer = _from_pretrained(
         target, str(name), arguments, resolve_dtype(dtype, chosen_device), chosen_device, attn_implementation
     )
@@ -107,6 +109,7 @@ def load_model(
 def _from_pretrained(
     target: str, asked: str, arguments: dict[str, Any], dtype: torch.dtype, device: str, attention: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any
@@ -117,7 +120,7 @@ def _from_pretrained(
             target, dtype=dtype, attn_implementation=attention, use_safetensors=True, **arguments
         )
         model = model.to(device).eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FaithgenError(
             f"model {asked!r} could not be loaded ({reason[:200]}); give a hub id, a folder with config.json and "
@@ -294,7 +297,7 @@ def _intact(folder: Path) -> bool:
                 return False
             if stat.st_mtime_ns != recorded["mtime_ns"] and _sha256(folder / name) != recorded["sha256"]:
                 return False
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return True
 

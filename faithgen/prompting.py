@@ -103,8 +103,9 @@ class PromptBuilder:
         added = self.tokenizer.added_tokens_decoder
         forbidden = {index: token.content for index, token in added.items() if token.special or token.content.strip()}
         forbidden.update(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
-        # an unknown character is the tokenizer's own word for one, and carries no structure
-        self._forbidden = frozenset(forbidden) - {self.tokenizer.unk_token_id}
+        # an unknown character is the tokenizer's own word for one, and carries no structure unless it ends the text, too
+        edges = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id}
+        self._forbidden = frozenset(forbidden) - ({self.tokenizer.unk_token_id} - edges)
         contents = sorted(filter(None, forbidden.values()), key=len, reverse=True)
         self._splitter = re.compile("|".join(map(re.escape, contents))) if contents else None
         self._prefixes_space = self._adds_space()
@@ -142,8 +143,13 @@ class PromptBuilder:
         asked = self.data_ids(" " + question.strip())
         question_label = self._plain("Question:")
         fixed = sum(map(len, (self._prefix, slot, opening, question_label, asked, self._suffix)))
-        fixed += sum(len(head) + len(gap) for head in heads)
         room = self.window - reserve - fixed
+        if room < 0:
+            raise FaithgenError(
+                f"the question does not fit the model's window of {self.window} tokens; shorten it, ask for fewer new "
+                "tokens or use a model with a longer window"
+            )
+        room -= sum(len(head) + len(gap) for head in heads)
         texts_kept = self._fit(documents, texts, room)
 
         ids = list(self._prefix)
@@ -184,8 +190,8 @@ class PromptBuilder:
         return {FAITHFUL, UNFAITHFUL} <= self.tokenizer.get_added_vocab().keys()
 
     def document_tokens(self, document: Document) -> int:
-        """Tokens a document takes in a prompt, heading and separator included."""
-        return len(self._heading(1, document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n")) + 1
+        """Most tokens a document takes in a prompt, heading (of up to three digits) and separator included."""
+        return len(self._heading(10, document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n")) + 1
 
     # --- tokens of data -----------------------------------------------------------------------------------------------
 
@@ -254,11 +260,6 @@ class PromptBuilder:
 
     def _fit(self, documents: Sequence[Document], texts: list[list[int]], room: int) -> list[list[int]]:
         """Cut the longest texts to one length such that all fit into `room` tokens."""
-        if room < 0:
-            raise FaithgenError(
-                f"the question does not fit the model's window of {self.window} tokens; shorten it, ask for fewer new "
-                "tokens or use a model with a longer window"
-            )
         if sum(map(len, texts)) <= room:
             return texts
         limit, left, waiting = 0, room, sorted(map(len, texts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,8 @@ def detect(
 
     settings: dict[str, Any] = {"normalise": normalise, "calibrate": calibrate} if method == "query_focused" else {}
     loaded = load_model(model, dtype=dtype, device=device)
-    with progress_bar(f"detecting {method} heads") as report:
+    with progress_bar(f"detecting {method} heads") as report, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `_describe` says it in its own words
         head_set = detect_heads(
             loaded,
             method,  # type: ignore[arg-type]

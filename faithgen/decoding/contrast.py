@@ -60,6 +60,8 @@ class ContrastConfig:
             raise FaithgenError(f"contrast {self.source!r} is not one of {', '.join(get_args(Source))}")
         if self.method not in METHODS:
             raise FaithgenError(f"contrast method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.ablation not in ("zero", "uniform"):
+            raise FaithgenError(f"ablation {self.ablation!r} is not one of zero, uniform")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise FaithgenError(f"alpha is {self.alpha}; give a number of 0 or more, e.g. 0.2")
         if self.plausibility is not None and not 0 <= self.plausibility <= 1:
@@ -107,6 +109,7 @@ def combine(faithful: torch.Tensor, unfaithful: torch.Tensor, config: ContrastCo
     """
     alpha = METHODS[config.method](faithful, unfaithful, config.alpha)
     scores = (1 + alpha) * faithful - alpha * unfaithful
+    scores = scores.masked_fill(faithful.isneginf(), -torch.inf)  # impossible in both: inf - inf otherwise
     if config.plausibility:
         floor = faithful.amax(-1, keepdim=True) + math.log(config.plausibility)
         scores = scores.masked_fill(faithful < floor, -torch.inf)

@@ -49,7 +49,7 @@ class Sampler:
     def __init__(self, config: SamplingConfig, count: int, device: torch.device):
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-        self.greedy = config.temperature == 0
+        self.greedy = config.temperature < 1e-5  # lower ones overflow, and sample the best token all the same
         self._warpers = LogitsProcessorList()
         if not self.greedy:
             self._warpers.append(TemperatureLogitsWarper(float(config.temperature)))

@@ -73,7 +73,8 @@ def _lines(source: str | os.PathLike[str]) -> Iterator[str]:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8"
             raise FaithgenError(f"cannot read {str(source)!r} ({reason}); give a JSONL file in UTF-8") from error
-    return (line for line in text.splitlines() if line.strip())
+    # not splitlines: JSON strings may hold U+2028 and other characters that it splits at
+    return (line for line in text.split("\n") if line.strip())
 
 
 def _instance(row: Any) -> DetectionInstance:

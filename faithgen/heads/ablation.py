@@ -111,7 +111,8 @@ def bake_mask(
         `Path` of the folder.
 
     Raises:
-        FaithgenError: If the folder exists and is not empty, cannot be written, or a head is out of range.
+        FaithgenError: If the folder exists and is not empty, cannot be written, or a head is out of range or in a layer
+            without full attention.
     """
     target = Path(output)
     model: Any = loaded.model
@@ -120,6 +121,9 @@ def bake_mask(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FaithgenError(f"{str(target)!r} exists already; choose another --output")
     modules = hf.attention_modules(model)
+    missing = sorted(set(by_layer(heads)) - set(modules))
+    if missing:
+        raise FaithgenError(f"layers {missing} have no full attention, their heads cannot be masked; choose others")
     saved = {}
     temporary = None
     try:

@@ -164,8 +164,9 @@ class HeadSet:
         target = Path(path)
         head, rows = self.to_dict(), self.scores
         del head["scores"]
-        lines = ",\n  ".join(json.dumps([round(score, 6) for score in row]) for row in rows)
+        lines = ",\n  ".join(json.dumps(list(row)) for row in rows)
         text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "scores": [\n  {lines}\n ]\n}}\n'
+        temporary = None
         try:
             descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -174,6 +175,9 @@ class HeadSet:
             os.replace(temporary, target)
         except OSError as error:
             raise FaithgenError(f"cannot write {str(target)!r} ({error.strerror}); choose another --output") from error
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadSet:
@@ -184,7 +188,7 @@ class HeadSet:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or "not valid JSON"
             raise FaithgenError(
                 f"cannot read head set {str(path)!r} ({reason}); make one with: faithgen heads detect"
@@ -194,7 +198,7 @@ class HeadSet:
         data = {key: value for key, value in data.items() if key not in ("format", "gini")}
         try:
             return cls(**data)
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise FaithgenError(f"head set {str(path)!r} is damaged ({error}); detect the heads again") from error
 
 

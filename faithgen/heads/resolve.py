@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from faithgen import hf
 from faithgen.errors import FaithgenError
 from faithgen.heads.head_set import HeadSet, packaged_head_set
 
@@ -40,11 +41,13 @@ def resolve_heads(
         FaithgenError: If a file is no head set, or its heads are another model's.
     """
     given = [heads] if isinstance(heads, str | os.PathLike | HeadSet) else list(heads)
+    shape = hf.head_shape(loaded.model)
     found: dict[str, HeadSet] = {}
     for entry in given:
         if isinstance(entry, str) and entry == "auto":
             continue
         head_set = entry if isinstance(entry, HeadSet) else HeadSet.load(entry)
+        head_set.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
         known = [method for method in (SCORING, COPYING) if method in head_set.method]
         for method in known or (SCORING, COPYING):
             found[method] = head_set
@@ -69,7 +72,13 @@ def _automatic(loaded: LoadedModel, method: str, progress: Callable[[str, int, i
 
     report = None if progress is None else lambda done, total: progress(method, done, total)
     head_set = detect_heads(loaded, method, progress=report)  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FaithgenError(
+            f"cannot write the cache folder {str(path.parent)!r} ({error.strerror}); set FAITHGEN_CACHE to a folder "
+            "that can be written"
+        ) from error
     head_set.save(path)
     return head_set
 

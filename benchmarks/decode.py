@@ -1,0 +1,97 @@
+"""What two branches cost: pair decoding against our own plain decoding and against transformers' `guidance_scale`.
+
+    python benchmarks/decode.py --tokens 1500 --new 32
+
+All three decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
+so the prefill does not count. The outputs of pair decoding and `guidance_scale` must agree.
+"""
+
+import argparse
+
+import torch
+from common import interleaved, report
+
+from faithgen import ContrastConfig
+from faithgen.decoding.engine import PairDecoder, PairPrompt
+from faithgen.heads.resolve import resolve_heads
+from faithgen.models import load_model
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--tokens", type=int, default=1500)
+    parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--alpha", type=float, default=0.2)
+    options = parser.parse_args()
+    loaded = load_model(options.model)
+    model = loaded.model
+    watched = resolve_heads(loaded)[1].top(8)
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(5, model.config.vocab_size, (options.tokens,), generator=generator).tolist()
+    faithful, unfaithful = [*prompt, 11, 12, 13], [*prompt, 14, 12, 13]  # a control slot near the end
+    contrast = ContrastConfig(source="control", alpha=options.alpha)
+    outputs: dict[str, list[int]] = {}
+
+    def ours(name: str, pair: bool, count: int, watch=()) -> None:
+        decoder = PairDecoder(
+            model,
+            [PairPrompt(faithful, unfaithful if pair else None, documents=[(0, options.tokens)])],
+            contrast,
+            max_new_tokens=count,
+            end_tokens=[],
+            watched_heads=watch,
+        )
+        outputs[name] = [rows[0].token for rows in decoder]
+
+    def guidance(count: int) -> None:
+        ids = torch.tensor([faithful], device=model.device)
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            negative_prompt_ids=torch.tensor([unfaithful], device=model.device),
+            guidance_scale=1 + options.alpha,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+        )
+        outputs["guidance"] = out[0, len(faithful) :].tolist()
+
+    few = 2
+    tasks = {}
+    for label, count in (("short", few), ("long", few + options.new)):
+        tasks[f"plain {label}"] = lambda count=count: ours("plain", False, count)
+        tasks[f"pair {label}"] = lambda count=count: ours("pair", True, count)
+        tasks[f"pair with context share {label}"] = lambda count=count: ours("watched", True, count, watched)
+        tasks[f"guidance {label}"] = lambda count=count: guidance(count)
+    times = interleaved(tasks, options.repeats)
+    step = {
+        name: (times[f"{name} long"] - times[f"{name} short"]) / options.new
+        for name in ("plain", "pair", "pair with context share", "guidance")
+    }
+    whole = {name: times[f"{name} long"] for name in step}
+    same = outputs["pair"] == outputs["guidance"]
+    print(f"{loaded.model_id}, {options.tokens} prompt tokens, {options.new} new, medians of {options.repeats}")
+    for name in step:
+        print(f"| {name:24} | {1000 * step[name]:7.1f} ms a token | {step[name] / step['plain']:.2f} x plain |")
+    speedup = step["guidance"] / step["pair"]
+    print(
+        f"pair / guidance_scale: {speedup:.2f} x its tokens/s ({whole['guidance'] / whole['pair']:.2f} x with prefill)"
+    )
+    print(f"pair and guidance_scale give the same {len(outputs['pair'])} tokens: {same}")
+    figures = {
+        "ms_per_token": {name: 1000 * value for name, value in step.items()},
+        "pair_over_plain": step["pair"] / step["plain"],
+        "watched_over_plain": step["pair with context share"] / step["plain"],
+        "pair_speedup_over_guidance": speedup,
+        "pair_speedup_over_guidance_with_prefill": whole["guidance"] / whole["pair"],
+        "same_tokens": same,
+    }
+    setting = {"tokens": options.tokens, "new": options.new, "dtype": str(model.dtype)}
+    report("decode", {"model": loaded.model_id, **setting, **figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a scoring prefill costs beside a plain one, and how much memory reading attention takes.
+
+    python benchmarks/prefill.py --tokens 1500 6000
+
+`plain` is the model's own sdpa prefill (logits of the last position only); `scoring` stops in the deepest of the four
+scoring heads' layers and reads their attention from 16 question rows; `eager` is `output_attentions=True`.
+"""
+
+import argparse
+import threading
+import time
+
+import psutil
+import torch
+from common import interleaved, report
+
+from faithgen import hf
+from faithgen.filtering.coarse import FilterConfig
+from faithgen.heads.capture import AttentionCapture
+from faithgen.heads.resolve import resolve_heads
+from faithgen.models import load_model
+
+
+def peak_growth(task) -> float:
+    """Growth of the peak over the resident memory at the start, in MiB (GPU: of allocated memory)."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    process = psutil.Process()
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.is_set():
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.002)
+
+    before = process.memory_info().rss
+    thread = threading.Thread(target=watch)
+    thread.start()
+    task()
+    done.set()
+    thread.join()
+    return (peak - before) / 2**20
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1500, 6000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-eager", action="store_true", help="Leave out the eager path's memory.")
+    options = parser.parse_args()
+    loaded = load_model(options.model)
+    model, device = loaded.model, hf.device_of(loaded.model)
+    heads = resolve_heads(loaded)[0].top(FilterConfig().num_heads)
+    layers = hf.head_shape(model).num_layers
+    deepest = max(layer for layer, _ in heads)
+    target = (deepest + 1) / layers + 0.08
+    print(f"{loaded.model_id}: deepest scoring layer {deepest} of {layers}, target ratio {target:.2f}")
+    generator = torch.Generator().manual_seed(0)
+    figures = {}
+    for count in options.tokens:
+        ids = torch.randint(5, model.config.vocab_size, (1, count), generator=generator).to(device)
+        rows = torch.arange(count - 24, count - 8, device=device)
+        segments = (torch.arange(count, device=device) * 20 // count)[None]
+
+        def synchronised(task):
+            def run():
+                task()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+
+            return run
+
+        def plain(ids=ids):
+            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+        def captured(early_exit: bool, ids=ids, rows=rows, segments=segments):
+            capture = AttentionCapture(
+                model, heads, rows, keep="documents", segments=segments, num_documents=20, early_exit=early_exit
+            )
+            with capture:
+                capture.run(input_ids=ids, use_cache=False, logits_to_keep=1)
+            capture.result()
+
+        times = interleaved(
+            {"plain": synchronised(plain), "scoring": synchronised(lambda: captured(True))}, options.repeats
+        )
+        ratio = times["scoring"] / times["plain"]
+        base = peak_growth(plain)
+        extra = max(0.0, peak_growth(lambda: captured(False)) - base)
+        line = f"{count} tokens: plain {times['plain']:.3f} s, scoring {times['scoring']:.3f} s, ratio {ratio:.3f}"
+        figures[count] = {"plain_s": times["plain"], "ratio": ratio, "target": target, "capture_extra_mib": extra}
+        if not options.no_eager and count == max(options.tokens):
+            model.set_attn_implementation("eager")
+            eager = peak_growth(
+                lambda ids=ids: model(input_ids=ids, use_cache=False, logits_to_keep=1, output_attentions=True)
+            )
+            model.set_attn_implementation("sdpa")
+            eager_extra = max(1e-9, eager - base)
+            figures[count] |= {"eager_extra_mib": eager_extra, "memory_ratio": extra / eager_extra}
+            line += f"; memory above plain: capture {extra:.1f} MiB, eager {eager_extra:.0f} MiB"
+        print(line)
+    report("prefill", {"model": loaded.model_id, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""`python -m faithgen`."""
+
+from faithgen.cli import main
+
+if __name__ == "__main__":
+    main()
