@@ -37,19 +37,19 @@ def variants(names: list[str] | None) -> dict[str, dict[str, Any]]:
     for keep in (1, 2, 3, 5):
         table[f"keep {keep}"] = {"select": replace(default, keep=keep), "contrast": NONE}
         table[f"keep {keep}, best first"] = {"select": replace(default, keep=keep, reorder=False), "contrast": NONE}
-    for source in ("heads", "context"):
-        for method in ("rhio", "adacad", "decore"):
-            for alpha in (0.2, 0.5, 1.0):
-                contrast = ContrastConfig(source=source, method=method, alpha=alpha)  # type: ignore[arg-type]
-                table[f"{source} {method} {alpha}"] = {"select": default, "contrast": contrast}
-                table[f"{source} {method} {alpha} cut"] = {
-                    "select": default,
-                    "contrast": replace(contrast, plausibility=0.1),
-                }
-    table["heads rhio 0.5 prefill"] = {
-        "select": default,
-        "contrast": ContrastConfig(source="heads", alpha=0.5, mask_prefill=True),
-    }
+    for mass in (0.3, 0.5, 0.7):
+        table[f"mass {mass}"] = {"select": replace(default, mass=mass), "contrast": NONE}
+    for place, select in (("", default), ("gold: ", "gold")):
+        for source in ("heads", "context"):
+            for method in ("rhio", "adacad", "decore"):
+                for alpha in (0.2, 0.5, 1.0):
+                    contrast = ContrastConfig(source=source, method=method, alpha=alpha)  # type: ignore[arg-type]
+                    name = f"{place}{source} {method} {alpha}"
+                    table[name] = {"select": select, "contrast": contrast}
+                    table[f"{name} cut"] = {"select": select, "contrast": replace(contrast, plausibility=0.1)}
+                    table[f"{name} prefill"] = {"select": select, "contrast": replace(contrast, mask_prefill=True)}
+    for delta in (1.0, 2.3):
+        table[f"steer {delta}"] = {"select": default, "steer": True, "delta": delta, "contrast": NONE}
     return {name: table[name] for name in names or list(table)[:7]}
 
 
@@ -107,7 +107,7 @@ def main() -> None:
             elif select != "all":
                 documents = [documents[i] for i in rankings[index].kept(select)]
             requests.append((row["question"], documents))
-        filtering = replace(OFF, steer=steer)
+        filtering = replace(OFF, steer=steer, delta=setting.get("delta", OFF.delta))
         answers = []
         for start in range(0, len(requests), options.batch_size):
             batch = requests[start : start + options.batch_size]

@@ -5,6 +5,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["NO_COLOR"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny matrices threads only wait for each other
 
 import pytest
 

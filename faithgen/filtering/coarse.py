@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +35,9 @@ class FilterConfig:
         num_heads (`int`, *optional*, defaults to 4): K1, retrieval heads that vote.
         top_m (`int`, *optional*, defaults to 4): M1, documents each head votes for; the union is kept.
         keep (`int`, *optional*): keep at most this many of the union, those with the highest score.
+        mass (`float`, *optional*):
+            Keep the best of the union only until together they hold this share (0 to 1) of the voting heads' attention to
+            all documents: few where the heads agree, more where the evidence is spread.
         reorder (`bool`, *optional*, defaults to `True`): best document last, next to the question; else as given.
         calibrate (`bool`, *optional*, defaults to `False`):
             Subtract the attention that a content-free question ("N/A") gives each document (QRHead, ICR).
@@ -52,6 +56,7 @@ class FilterConfig:
     num_heads: int = 4
     top_m: int = 4
     keep: int | None = None
+    mass: float | None = None
     reorder: bool = True
     calibrate: bool = False
     steer: bool = False
@@ -65,6 +70,8 @@ class FilterConfig:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.keep is not None and self.keep < 1:
             raise FaithgenError(f"keep is {self.keep}; give 1 or more")
+        if self.mass is not None and not 0 < self.mass <= 1:
+            raise FaithgenError(f"mass is {self.mass}; give a number above 0 and up to 1")
         if not math.isfinite(self.delta):
             raise FaithgenError(f"delta is {self.delta}; give a finite number, e.g. 2.3")
 
@@ -94,6 +101,12 @@ class Ranking:
     def kept(self, config: FilterConfig) -> list[int]:
         """Indices of the documents to keep, in prompt order (eq. 6)."""
         chosen = [i for i in self.order() if self.votes[i]][: config.keep]
+        if config.mass is not None:
+            total = sum(max(0.0, score) for score in self.scores)
+            before = accumulate((self.scores[i] for i in chosen), initial=0.0)
+            chosen = [
+                i for i, reached in zip(chosen, before, strict=False) if reached < config.mass * total
+            ] or chosen[:1]
         return chosen[::-1] if config.reorder else sorted(chosen)
 
 
@@ -179,8 +192,9 @@ def rank_documents(
         for group in groups:
             _rank_group(model, builder, heads, question, documents, group, config, ranking)
         share = max(1, config.num_heads * config.top_m // len(groups))
-        finalists = [i for group in groups for i in sorted(group, key=lambda i: -ranking.scores[i])[:share]]
-        finalists = _windows(builder, question, [documents[i] for i in finalists], finalists)[0]
+        ranked = [sorted(group, key=lambda i: -ranking.scores[i]) for group in groups]
+        best = [i for place in range(share) for row in ranked for i in row[place : place + 1]]  # firsts, seconds, ...
+        finalists = sorted(_windows(builder, question, [documents[i] for i in best], best)[0])
         behind = sorted(set(range(len(documents))) - set(finalists), key=lambda i: -ranking.scores[i])
         ranking.votes = [False] * len(documents)
         for place, i in enumerate(behind):  # below every finalist, in their own order
@@ -210,7 +224,8 @@ def _windows(
     builder: PromptBuilder, question: str, documents: Sequence[Document], names: Sequence[int] | None = None
 ) -> list[list[int]]:
     """Document indices in groups that fit the window, in order; a document longer than the window stands alone."""
-    room = builder.window - len(builder.build(question, []))
+    probe = Document("a")
+    room = builder.window - len(builder.build(question, [probe])) + builder.document_tokens(probe)
     groups: list[list[int]] = [[]]
     used = 0
     for index, document in zip(names or range(len(documents)), documents, strict=True):

