@@ -9,6 +9,10 @@ class FaithgenError(ValueError):
     """
 
 
+class DetectionError(FaithgenError):
+    """No instance of the detection data could be used; the message counts the reasons."""
+
+
 class MissingExtraError(FaithgenError, ImportError):
     """An optional dependency is needed and not installed.
 

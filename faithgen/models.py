@@ -100,7 +100,12 @@ def load_model(
     if chosen_device.startswith("cuda") and default_device() != "cuda":
         raise FaithgenError(f"device {device!r} is not available on this machine; use cpu")
     model, tokenizer = _from_pretrained(
-        target, str(name), arguments, resolve_dtype(dtype, chosen_device), chosen_device, attn_implementation
+        target,
+        str(name or DEFAULT_MODEL),
+        arguments,
+        resolve_dtype(dtype, chosen_device),
+        chosen_device,
+        attn_implementation,
     )
     commit = getattr(model.config, "_commit_hash", None) or ""
     return LoadedModel(model, tokenizer, model_id, found_revision or commit)
@@ -236,6 +241,7 @@ def converted_gguf(file: Path) -> Path:
                 return folder
             shutil.rmtree(folder, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+            temporary.chmod(0o755)
             try:
                 _convert(file, temporary)
                 _write_manifest(temporary, file.name, checksum)

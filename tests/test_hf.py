@@ -29,7 +29,7 @@ def logits(model, ids, **inputs):
     return model(input_ids=ids, **inputs).logits
 
 
-# --- what transformers does not promise -------------------------------------------------------------------------------
+# --- what transformers does not promise ------------------------------------------------------------------------------
 
 
 def test_transformers_is_a_version_whose_private_names_are_known():
@@ -71,7 +71,7 @@ def test_registered_names_do_not_trip_substring_tests(base):
     assert not any(word in hf._NAMES[base] for word in ("flash", "sdpa", "flex_attention", "eager", "paged|"))
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------------
+# --- shapes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("family", "layers"), [(tiny.llama, [0, 1, 2, 3]), (tiny.gpt2, [0, 1, 2, 3])])
@@ -123,7 +123,7 @@ def test_a_module_without_output_projection_is_an_error():
         hf.output_projection(nn.Linear(2, 2))
 
 
-# --- attached ---------------------------------------------------------------------------------------------------------
+# --- attached --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["sdpa", "eager"])
@@ -234,7 +234,7 @@ def test_sliding_layers_and_unknown_implementations_cannot_be_attached():
     assert not any(hf._attached.get(module) for module in model.modules())
 
 
-# --- masks ------------------------------------------------------------------------------------------------------------
+# --- masks -----------------------------------------------------------------------------------------------------------
 
 
 def test_visible_reads_every_kind_of_mask_alike():
@@ -317,7 +317,7 @@ def test_a_4d_mask_is_accepted_through_sdpa():
             assert model.config._attn_implementation == name
 
 
-# --- caches -----------------------------------------------------------------------------------------------------------
+# --- caches ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -404,7 +404,7 @@ def test_models_whose_state_is_not_keys_and_values_are_refused():
         hf.check_cache_supported(model)
 
 
-# --- the rest ---------------------------------------------------------------------------------------------------------
+# --- the rest --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answers", [(False, False), (True, False), (False, True)])

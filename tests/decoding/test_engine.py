@@ -176,14 +176,14 @@ def test_pair_is_transformers_guidance_over_64_tokens(llama, make_pair):
 @pytest.mark.parametrize("make_pair", [control_pair, context_pair])
 def test_pair_is_two_full_forwards_a_step(model, make_pair):
     prompt = make_pair(40)
-    assert tokens(run(model, [prompt], n=16)[0]) == naive_pair(model, prompt, 16)
+    assert tokens(run(model, [prompt], n=10)[0]) == naive_pair(model, prompt, 10)
 
 
 @pytest.mark.parametrize("make_pair", [control_pair, context_pair])
 def test_padded_batch_is_two_full_forwards_a_step(model, make_pair):
     prompts = [make_pair(length, length) for length in (33, 50, 21)]
-    found = run(model, prompts, n=12)
-    assert [tokens(rows) for rows in found] == [naive_pair(model, prompt, 12) for prompt in prompts]
+    found = run(model, prompts, n=8)
+    assert [tokens(rows) for rows in found] == [naive_pair(model, prompt, 8) for prompt in prompts]
 
 
 def test_mixed_batch(llama):
@@ -242,12 +242,12 @@ def test_masked_heads_are_a_second_model_on_the_same_prefix(family, mode):
     other = broken(model, HEADS, mode)
     prompts = [masked_pair(length, length) for length in (33, 50, 21)]
     contrast = ContrastConfig(alpha=ALPHA, ablation=mode)
-    expected = [naive_masked(model, other, prompt.faithful, 12) for prompt in prompts]
+    expected = [naive_masked(model, other, prompt.faithful, 8) for prompt in prompts]
     for prompt, reference in zip(prompts, expected, strict=True):
-        assert tokens(run(model, [prompt], contrast, n=12, masked_heads=HEADS)[0]) == reference
-    found = run(model, prompts, contrast, n=12, masked_heads=HEADS)
+        assert tokens(run(model, [prompt], contrast, n=8, masked_heads=HEADS)[0]) == reference
+    found = run(model, prompts, contrast, n=8, masked_heads=HEADS)
     assert [tokens(rows) for rows in found] == expected
-    plain = run(model, [PairPrompt(prompt.faithful) for prompt in prompts], n=12)
+    plain = run(model, [PairPrompt(prompt.faithful) for prompt in prompts], n=8)
     assert expected != [tokens(rows) for rows in plain]
 
 
@@ -256,11 +256,11 @@ def test_masked_prefill_is_a_second_model_throughout(llama, mode):
     other = broken(llama, HEADS, mode)
     prompts = [masked_pair(length, length) for length in (33, 50, 21)]
     contrast = ContrastConfig(alpha=ALPHA, ablation=mode, mask_prefill=True)
-    expected = [naive_pair(llama, prompt, 12, other=other) for prompt in prompts]
-    assert tokens(run(llama, prompts[:1], contrast, n=12, masked_heads=HEADS)[0]) == expected[0]
-    found = run(llama, prompts, contrast, n=12, masked_heads=HEADS)
+    expected = [naive_pair(llama, prompt, 8, other=other) for prompt in prompts]
+    assert tokens(run(llama, prompts[:1], contrast, n=8, masked_heads=HEADS)[0]) == expected[0]
+    found = run(llama, prompts, contrast, n=8, masked_heads=HEADS)
     assert [tokens(rows) for rows in found] == expected
-    light = run(llama, prompts, ContrastConfig(alpha=ALPHA, ablation=mode), n=12, masked_heads=HEADS)
+    light = run(llama, prompts, ContrastConfig(alpha=ALPHA, ablation=mode), n=8, masked_heads=HEADS)
     assert [row.jsd for row in light[0]] != [row.jsd for row in found[0]]
 
 
@@ -273,8 +273,8 @@ def test_masked_heads_of_gpt2():
             with mask_heads(model, HEADS):
                 return model(**inputs)
 
-    reference = naive_masked(model, Other(), prompt.faithful, 12)
-    assert tokens(run(model, [prompt], n=12, masked_heads=HEADS)[0]) == reference
+    reference = naive_masked(model, Other(), prompt.faithful, 8)
+    assert tokens(run(model, [prompt], n=8, masked_heads=HEADS)[0]) == reference
 
 
 def test_faithful_branch_is_untouched_by_the_mask(llama):

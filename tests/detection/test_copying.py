@@ -175,7 +175,7 @@ def test_an_answer_is_no_longer_than_asked(byte_level, instances):
     assert len(calls) == 5
 
 
-# --- what is dropped --------------------------------------------------------------------------------------------------
+# --- what is dropped -------------------------------------------------------------------------------------------------
 
 
 def test_answers_that_miss_the_needle_are_dropped(tiny_loaded, instances):
@@ -242,7 +242,7 @@ def test_the_model_is_left_as_it_was(tiny_loaded, instances):
     assert not any(hf._attached.get(module) for module in tiny_loaded.model.modules())
 
 
-# --- detect_heads -----------------------------------------------------------------------------------------------------
+# --- detect_heads ----------------------------------------------------------------------------------------------------
 
 
 def test_a_detected_set_carries_its_threshold_and_its_weaknesses(byte_level, instances):
@@ -259,7 +259,10 @@ def test_spread_scores_are_a_reason_to_warn(tiny_loaded, monkeypatch):
     from faithgen import detection
 
     spread = [[1.0] * 8] * 4
-    monkeypatch.setattr(detection, "_detector", lambda method: lambda *_, **__: (spread, 30, Counter()))
+    def detector(loaded, instances, *, max_instances=None, progress=None):
+        return spread, 30, Counter()
+
+    monkeypatch.setattr(detection, "_detector", lambda method: detector)
     with pytest.warns(UserWarning, match=r"spread over many heads \(Gini 0.00\).*compare with random heads"):
         detect_heads(tiny_loaded, "copying", DATA)
 

@@ -125,7 +125,7 @@ def test_no_more_than_asked_are_used(tiny_loaded, instances):
     assert scores == query_focused_scores(tiny_loaded, instances[:2])[0]
 
 
-# --- detect_heads -----------------------------------------------------------------------------------------------------
+# --- detect_heads ----------------------------------------------------------------------------------------------------
 
 
 def test_a_detected_set_carries_where_it_comes_from(tiny_loaded, tmp_path):
@@ -136,7 +136,7 @@ def test_a_detected_set_carries_where_it_comes_from(tiny_loaded, tmp_path):
     assert (heads.method, heads.model_id, heads.revision) == ("query_focused", "tiny", "0")
     assert (heads.data, heads.seed, heads.used) == ("mine.jsonl", 3, 8)
     assert heads.dropped == {"row is not JSON": 1}
-    assert heads.settings == {"normalise": False}
+    assert heads.settings == {"normalise": False, "calibrate": False}
     assert heads.threshold is None
     assert heads.versions.keys() == {"faithgen", "torch", "transformers"}
     assert heads.versions["torch"] == torch.__version__

@@ -2,6 +2,7 @@ import copy
 import functools
 import math
 import random
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -228,10 +229,10 @@ def test_the_best_of_each_group_meet(small, monkeypatch, best):
     many = documents(23, 5)
     worth = {document.id: 0.01 + 0.001 * i for i, document in enumerate(many)} | {str(best): 0.5}
     groups = known_attention(monkeypatch, worth)
-    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=1))
+    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=4))
     assert ranking.order()[0] == best
-    assert ranking.kept(FilterConfig()) == [best]
-    assert sorted(sum(groups[:-1], []), key=int) == [document.id for document in many]
+    assert ranking.kept(FilterConfig())[-1] == best
+    assert sorted(chain(*groups[:-1]), key=int) == [document.id for document in many]
     firsts = {max(group, key=worth.__getitem__) for group in groups[:-1]}
     room = len(groups[-1])
     assert len(firsts & set(groups[-1])) == min(room, len(firsts))
@@ -250,22 +251,19 @@ def test_the_rest_follow_in_their_own_order(small, monkeypatch):
 
 
 @pytest.mark.parametrize("window", [150, 200, 333])
-@pytest.mark.parametrize("instruction", ["Answer.", "Answer the question using only the documents below. " * 3])
+@pytest.mark.parametrize("instruction", ["Answer.", "Answer in verse, with rhymes. " * 8])
 def test_groups_fit_their_window(byte_level, window, instruction):
-    builder = PromptBuilder(byte_level, window + 40, instruction)
+    builder = PromptBuilder(byte_level, window + len(byte_level(instruction)["input_ids"]), instruction)
     many = documents(40, 4) + documents(3, 20, seed=7)
     groups = coarse._windows(builder, QUESTION, many)
-    assert sum(groups, []) == list(range(43))
+    assert list(chain(*groups)) == list(range(43))
     for group in groups:
         prompt = builder.build(QUESTION, [many[i] for i in group])
         assert not any(place.truncated for place in prompt.documents)
         assert len(prompt) <= builder.window
-    # and are not needlessly small
-    assert all(
-        sum(builder.document_tokens(many[i]) for i in first + second[:1])
-        > builder.window - 100 - len(instruction) // 3
-        for first, second in zip(groups, groups[1:], strict=False)
-    )
+    room = window - len(builder.build(QUESTION, [])) - 40
+    for first, second in pairwise(groups):  # and are not needlessly small
+        assert sum(builder.document_tokens(many[i]) for i in first + second[:1]) > room
 
 
 def test_a_document_longer_than_the_window(model, small):
@@ -275,6 +273,18 @@ def test_a_document_longer_than_the_window(model, small):
     assert all(math.isfinite(score) for score in ranking.scores)
     alone = rank_documents(model, small, HEADS, QUESTION, [many[4]], FilterConfig())
     assert alone.truncated == [0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
+    """It is cut to share a pass with them: alone, it would have nothing to be better than."""
+    many = documents(2, 5)
+    many.insert(place, Document(text(5, 200), id="long"))
+    groups = known_attention(monkeypatch, {"0": 0.1, "1": 0.3, "long": 0.2})
+    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=1))
+    assert len(groups) == 1
+    assert [many[i].id for i in ranking.order()] == ["1", "long", "0"]
+    assert ranking.truncated == [place]
 
 
 # --- validation -------------------------------------------------------------------------------------------------------

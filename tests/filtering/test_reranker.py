@@ -17,9 +17,10 @@ QUERY = "who was the keeper?"
 TEXTS = [text[:60] for text in tiny.CORPUS[:4]]
 
 
-def head_set(model_id="tiny", seed=0, layers=4):
-    generator = random.Random(seed)
-    return HeadSet([[generator.random() for _ in range(8)] for _ in range(layers)], "query_focused", model_id, "0")
+def head_set(model_id="tiny", revision="0", layers=4):
+    generator = random.Random(0)
+    scores = [[generator.random() for _ in range(8)] for _ in range(layers)]
+    return HeadSet(scores, "query_focused", model_id, revision)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_takes_all_that_a_cross_encoder_takes(reranker, method):
 
 def test_heads_of_another_model_are_refused(reranker):
     with pytest.raises(FaithgenError, match="detected in 'other'"):
-        HeadReranker(reranker.loaded, head_set("other"))
+        HeadReranker(reranker.loaded, head_set("other", "1"))
     with pytest.raises(FaithgenError, match="out of range"):
         HeadReranker(reranker.loaded, head_set(layers=3))
 

@@ -31,7 +31,7 @@ def masked(model, ids, heads=HEADS, **options):
         return logits(model, ids)
 
 
-# --- the mask ---------------------------------------------------------------------------------------------------------
+# --- the mask --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -179,7 +179,7 @@ def test_the_random_control_masks_as_many_other_heads():
     assert not torch.equal(masked(model, ids, control), masked(model, ids, chosen))
 
 
-# --- baked into a checkpoint ------------------------------------------------------------------------------------------
+# --- baked into a checkpoint -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -38,7 +38,7 @@ def in_chunks(model, ids, size, heads=HEADS, rows=None, **options):
     return capture.result(), cache
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- what is read ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["sdpa", "eager"])
@@ -117,7 +117,7 @@ def test_a_query_that_sees_nothing_has_no_weights():
     assert torch.equal(got, torch.zeros(1, 1, 1, 2))
 
 
-# --- rows and batches -------------------------------------------------------------------------------------------------
+# --- rows and batches ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("positions", [True, False])
@@ -183,7 +183,7 @@ def test_without_rows_the_last_query_of_each_call_is_read(family):
             assert torch.allclose(got[:, :, 0], eager[:, :, end - 1, :end], atol=1e-5)
 
 
-# --- reductions -------------------------------------------------------------------------------------------------------
+# --- reductions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [40, 13])
@@ -213,7 +213,7 @@ def test_tokens_without_rows_are_the_last_query():
     )
 
 
-# --- early exit -------------------------------------------------------------------------------------------------------
+# --- early exit ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [tiny.llama, tiny.gpt2, tiny.gemma3])
@@ -260,7 +260,7 @@ def test_a_model_is_whole_again_after_an_early_exit():
     assert model.config._attn_implementation == "sdpa"
 
 
-# --- misuse -----------------------------------------------------------------------------------------------------------
+# --- misuse ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_result_before_any_forward_is_an_error():

@@ -23,7 +23,7 @@ def fails(function, *arguments, match: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-# --- ranking ----------------------------------------------------------------------------------------------------------
+# --- ranking ---------------------------------------------------------------------------------------------------------
 
 
 def test_heads_are_ranked_by_score_and_ties_by_place():
@@ -67,7 +67,7 @@ def test_gini(scores, gini):
     assert make(scores).gini == pytest.approx(gini)
 
 
-# --- the random control -----------------------------------------------------------------------------------------------
+# --- the random control ----------------------------------------------------------------------------------------------
 
 WIDE = [[layer * 0.1 + head * 0.007 for head in range(8)] for layer in range(4)]
 
@@ -98,7 +98,7 @@ def test_the_random_control_may_keep_the_layers():
     assert [sorted(row) for row in rows] != [sorted(row) for row in WIDE]
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scores", [[], [[]], [[1.0], [1.0, 2.0]], [[math.nan]], [[math.inf, 1]], [["x"]], [[None]]])
@@ -145,7 +145,7 @@ def test_by_layer_sorts_and_drops_duplicates():
     assert list(by_layer([(3, 1), (0, 2), (3, 0), (0, 2)]).items()) == [(0, [2]), (3, [0, 1])]
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 RECTANGLES = st.integers(1, 5).flatmap(
     lambda width: st.lists(
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_head_set(tmp_path, content, message):
     fails(HeadSet.load, path, match=message)
 
 
-# --- shipped ----------------------------------------------------------------------------------------------------------
+# --- shipped ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_shipped_set_loads_and_is_named_after_its_method():
