@@ -17,10 +17,10 @@ QUERY = "who was the keeper?"
 TEXTS = [text[:60] for text in tiny.CORPUS[:4]]
 
 
-def head_set(model_id="tiny", revision="0", layers=4):
+def head_set(model_id="tiny", revision="0", layers=4, method="query_focused"):
     generator = random.Random(0)
     scores = [[generator.random() for _ in range(8)] for _ in range(layers)]
-    return HeadSet(scores, "query_focused", model_id, revision)
+    return HeadSet(scores, method, model_id, revision)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,7 @@ def test_heads_of_another_model_are_refused(reranker):
 
 
 def test_from_pretrained(tiny_folder):
-    one = HeadReranker.from_pretrained(tiny_folder, heads=head_set(), dtype="float32", device="cpu")
+    both = [head_set(method="copying"), head_set()]
+    one = HeadReranker.from_pretrained(tiny_folder, heads=both, dtype="float32", device="cpu")
     assert one.heads == head_set()
     assert len(one.rank(QUERY, TEXTS, top_k=3)) == 3
