@@ -218,8 +218,12 @@ class AnswerStream:
 
     def __init__(self, session: _Session):
         self._session = session
+        self._read = False
 
     def __iter__(self) -> Iterator[str]:
+        if self._read:
+            raise RuntimeError("a stream is read once; its text is in .answer")
+        self._read = True
         for pieces in self._session.steps():
             yield from filter(None, pieces)
 
@@ -260,11 +264,13 @@ class _Session:
         self.requests = [(question, as_documents(documents)) for question, documents in requests]
         self.filter, self.contrast = filter or FilterConfig(), contrast or ContrastConfig()
         self.sampling, self.max_new_tokens, self.stop = sampling or SamplingConfig(), max_new_tokens, tuple(stop)
-        if self.filter.keep is not None or self.filter.enabled:
-            shape = hf.head_shape(generator.loaded.model)
-            total = shape.num_layers * shape.num_heads
-            if max(self.filter.num_heads, self.filter.steer_heads) > total:
-                raise FaithgenError(f"the model has {total} heads; ask for at most as many")
+        shape = hf.head_shape(generator.loaded.model)
+        total = shape.num_layers * shape.num_heads
+        if max(self.filter.num_heads, self.filter.steer_heads, self.contrast.num_heads or 1) > total:
+            raise FaithgenError(f"the model has {total} heads; ask for at most as many")
+        hf.check_cache_supported(generator.loaded.model)
+        if generator.contrast_source(self.contrast) == "control":
+            generator.builder.control_id(UNFAITHFUL)
         self.answers: list[Answer] = []
 
     def steps(self) -> Iterator[list[str]]:
@@ -365,10 +371,21 @@ class _Text:
         if found:
             self.finished = "stop"
             self.text = self._whole[: min(found)]
+            self._drop_tokens(len(self.text))
         else:
             self.text = self._whole
         held = 0 if self.finished or row.finished else self._held()
         return self._show(len(self.text) - held)
+
+    def _drop_tokens(self, length: int) -> None:
+        """Keep the tokens that make up the first `length` characters, the last one cut to fit."""
+        kept = []
+        for token in self.tokens:
+            if length <= 0 and token.text:
+                break
+            kept.append(replace(token, text=token.text[:length]))
+            length -= len(token.text)
+        self.tokens = kept
 
     def rest(self) -> str:
         """What was held back."""

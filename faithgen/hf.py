@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from faithgen.errors import FaithgenError
+
 # The name must not hold "flash", "sdpa", "flex_attention", "eager" or "paged|": transformers tests for substrings.
 _NAMES = {
     "eager": "faithgen-e",
@@ -336,7 +338,7 @@ def check_cache_supported(model: Any) -> None:
     types = set(getattr(text_config(model), "layer_types", None) or ())
     other = sorted(types - {"full_attention", "sliding_attention", "chunked_attention"})
     if other:
-        raise ValueError(
+        raise FaithgenError(
             f"{type(model).__name__} has {', '.join(other)} layers, whose state cannot be shared between two branches; "
             "use a model with attention layers only"
         )

@@ -241,7 +241,6 @@ class PromptBuilder:
 
     def _template(self) -> tuple[list[int], list[int]]:
         if self.tokenizer.chat_template is None:
-            self._prefixes_space = False
             return self.tokenizer("", verbose=False)["input_ids"][:1], self._encode("\nAnswer:")
         messages = [{"role": "user", "content": _SENTINEL}]
         text = str(

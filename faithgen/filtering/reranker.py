@@ -11,7 +11,7 @@ from faithgen.documents import Document
 from faithgen.errors import FaithgenError
 from faithgen.filtering.coarse import FilterConfig, rank_documents
 from faithgen.heads.head_set import HeadSet
-from faithgen.heads.resolve import HeadsLike, resolve_heads
+from faithgen.heads.resolve import HeadsLike, resolve_scoring_heads
 from faithgen.models import LoadedModel, load_model
 from faithgen.prompting import PromptBuilder
 
@@ -50,7 +50,7 @@ class HeadReranker:
     ) -> HeadReranker:
         """Load a model and the heads that rank; arguments as in [`FaithfulGenerator.from_pretrained`]."""
         loaded = load_model(model, **load_arguments)
-        return cls(loaded, resolve_heads(loaded, heads)[0], config)
+        return cls(loaded, resolve_scoring_heads(loaded, heads), config)
 
     def score(self, query: str, documents: Sequence[str | Document]) -> list[float]:
         """Scores of documents for one query, in their order: the sum over heads of each document's attention share.

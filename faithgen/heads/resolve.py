@@ -41,17 +41,7 @@ def resolve_heads(
     Raises:
         FaithgenError: If a file is no head set, or its heads are another model's.
     """
-    given = [heads] if isinstance(heads, str | os.PathLike | HeadSet) else list(heads)
-    shape = hf.head_shape(loaded.model)
-    found: dict[str, HeadSet] = {}
-    for entry in given:
-        if isinstance(entry, str) and entry == "auto":
-            continue
-        head_set = entry if isinstance(entry, HeadSet) else HeadSet.load(entry)
-        head_set.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
-        known = [method for method in (SCORING, COPYING) if method in head_set.method]
-        for method in known or (SCORING, COPYING):
-            found[method] = head_set
+    found = _given(loaded, heads)
     scoring = found.get(SCORING) or _automatic(loaded, SCORING, progress)
     copying = found.get(COPYING)
     if copying is None:
@@ -65,6 +55,32 @@ def resolve_heads(
                 stacklevel=2,
             )
     return scoring, copying
+
+
+def resolve_scoring_heads(
+    loaded: LoadedModel,
+    heads: HeadsLike | Sequence[HeadsLike] = "auto",
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> HeadSet:
+    """The scoring (query-focused) head set alone; arguments as in [`resolve_heads`]."""
+    return _given(loaded, heads).get(SCORING) or _automatic(loaded, SCORING, progress)
+
+
+def _given(loaded: LoadedModel, heads: HeadsLike | Sequence[HeadsLike]) -> dict[str, HeadSet]:
+    """The sets among `heads` by the method they serve, each checked against the model."""
+    given = [heads] if isinstance(heads, str | os.PathLike | HeadSet) else list(heads)
+    shape = hf.head_shape(loaded.model)
+    found: dict[str, HeadSet] = {}
+    for entry in given:
+        if isinstance(entry, str) and entry == "auto":
+            continue
+        head_set = entry if isinstance(entry, HeadSet) else HeadSet.load(entry)
+        head_set.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
+        known = [method for method in (SCORING, COPYING) if method in head_set.method]
+        for method in known or (SCORING, COPYING):
+            found[method] = head_set
+    return found
 
 
 def _automatic(

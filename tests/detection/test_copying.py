@@ -259,6 +259,7 @@ def test_spread_scores_are_a_reason_to_warn(tiny_loaded, monkeypatch):
     from faithgen import detection
 
     spread = [[1.0] * 8] * 4
+
     def detector(loaded, instances, *, max_instances=None, progress=None):
         return spread, 30, Counter()
 
