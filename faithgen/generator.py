@@ -266,8 +266,9 @@ class _Session:
         self.sampling, self.max_new_tokens, self.stop = sampling or SamplingConfig(), max_new_tokens, tuple(stop)
         shape = hf.head_shape(generator.loaded.model)
         total = shape.num_layers * shape.num_heads
-        if max(self.filter.num_heads, self.filter.steer_heads, self.contrast.num_heads or 1) > total:
-            raise FaithgenError(f"the model has {total} heads; ask for at most as many")
+        asked = max(self.filter.num_heads, self.filter.steer_heads, self.contrast.num_heads or 1)
+        if asked > total:
+            raise FaithgenError(f"cannot take {asked} heads of {total}; ask for fewer")
         hf.check_cache_supported(generator.loaded.model)
         if generator.contrast_source(self.contrast) == "control":
             generator.builder.control_id(UNFAITHFUL)

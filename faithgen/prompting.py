@@ -24,8 +24,8 @@ Span = tuple[int, int]
 FAITHFUL, UNFAITHFUL = "[faithful]", "[unfaithful]"
 """Control tokens of a RHIO-trained model; special tokens of its tokenizer."""
 
-INSTRUCTION = "Answer the question using only the documents below. Give a short answer."
-NO_DOCUMENTS = "Answer the question. Give a short answer."
+INSTRUCTION = "Read the passages and answer the question in a few words."
+NO_DOCUMENTS = "Answer the question in a few words."
 MIN_DOCUMENT_TOKENS = 16
 
 _SENTINEL = "\ue000faithgen\ue001"
@@ -137,7 +137,7 @@ class PromptBuilder:
             raise FaithgenError("the question is empty; ask something")
         slot = [] if control is None else [self.control_id(control)]
         texts = [self.data_ids(document.text) for document in documents]
-        heads = [self._heading(number, document) for number, document in enumerate(documents, 1)]
+        heads = [self._heading(document) for document in documents]
         gap = self._plain("\n\n")
         opening = self._plain(self.instruction if documents else NO_DOCUMENTS) + gap
         asked = self.data_ids(" " + question.strip())
@@ -190,8 +190,8 @@ class PromptBuilder:
         return {FAITHFUL, UNFAITHFUL} <= self.tokenizer.get_added_vocab().keys()
 
     def document_tokens(self, document: Document) -> int:
-        """Most tokens a document takes in a prompt, heading (of up to three digits) and separator included."""
-        return len(self._heading(10, document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n")) + 1
+        """Tokens a document takes in a prompt, heading and separator included."""
+        return len(self._heading(document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n"))
 
     # --- tokens of data -----------------------------------------------------------------------------------------------
 
@@ -253,9 +253,11 @@ class PromptBuilder:
         prefix, suffix = text.split(_SENTINEL)
         return self._encode(prefix), self._encode(suffix)
 
-    def _heading(self, number: int, document: Document) -> list[int]:
-        title = self.data_ids(" " + " ".join(document.title.split())) if document.title.strip() else []
-        return self._plain(f"[{number}]") + title + self._plain("\n")
+    def _heading(self, document: Document) -> list[int]:
+        """Not numbered: small models take a numbered list for the answer's form and go on with it."""
+        if not document.title.strip():
+            return self._plain("Passage:\n")
+        return self._plain("Title:") + self.data_ids(" " + " ".join(document.title.split())) + self._plain("\n")
 
     def _fit(self, documents: Sequence[Document], texts: list[list[int]], room: int) -> list[list[int]]:
         """Cut the longest texts to one length such that all fit into `room` tokens."""

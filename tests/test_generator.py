@@ -228,8 +228,8 @@ def test_stop_strings(generator, monkeypatch, stop, expected, split):
 
 def test_a_stop_string_ends_its_question_only(generator):
     free = generator.generate_batch(REQUESTS, max_new_tokens=20)
-    stop = free[1].tokens[4].text + free[1].tokens[5].text[:1]
-    assert stop.strip()
+    stop = (free[1].tokens[4].text + free[1].tokens[5].text[:1]).strip()  # answers are stripped, too
+    assert stop
     found = generator.generate_batch(REQUESTS, max_new_tokens=20, stop=[stop])
     for before, after in zip(free, found, strict=True):
         assert after.text == before.text.partition(stop)[0].strip()
@@ -369,7 +369,7 @@ def test_context_branch_has_no_documents(generator, pairs):
 
 
 def test_control_needs_a_trained_model(generator):
-    with pytest.raises(FaithgenError, match=r"no control token \[faithful\].*--contrast heads") as caught:
+    with pytest.raises(FaithgenError, match=r"no control token \[unfaithful\].*--contrast heads") as caught:
         generator.generate(*REQUESTS[0], contrast=ContrastConfig(source="control"))
     assert "\n" not in str(caught.value)
 

@@ -119,7 +119,7 @@ def test_documents_stand_in_the_order_given(tokenizer):
 def test_prompt_is_the_chat_template_around_the_message(tokenizer):
     builder = PromptBuilder(tokenizer, LARGE, instruction="Answer the question.")
     prompt = builder.build(QUESTION, [Document(FERRY, title="The ferry")])
-    message = f"Answer the question.\n\n[1] The ferry\n{FERRY}\n\nQuestion: {QUESTION}"
+    message = f"Answer the question.\n\nTitle: The ferry\n{FERRY}\n\nQuestion: {QUESTION}"
     chat = [{"role": "user", "content": message}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     # the white space around special tokens differs between the decoders' families
@@ -129,7 +129,7 @@ def test_prompt_is_the_chat_template_around_the_message(tokenizer):
 
 def test_title_is_one_line(tokenizer):
     prompt = PromptBuilder(tokenizer, LARGE).build(QUESTION, [Document(FERRY, title="The\n\nferry  Title")])
-    assert "[1] The ferry Title\n" in cut(tokenizer, prompt, prompt.documents[0].span)
+    assert "Title: The ferry Title\n" in cut(tokenizer, prompt, prompt.documents[0].span)
 
 
 @settings(QUICK, max_examples=60)
@@ -243,7 +243,8 @@ def test_control_token_at_the_front(trained):
     assert faithful.input_ids[start] == trained.convert_tokens_to_ids(FAITHFUL)
     assert faithful.input_ids[:start] + faithful.input_ids[end:] == plain.input_ids
     assert decoded(trained, faithful.input_ids[:start]).endswith("user\n")
-    assert decoded(trained, faithful.input_ids[end:]).startswith("Answer the question using only the documents below.")
+    after = decoded(trained, faithful.input_ids[end:])  # the unigram vocabulary has no capital R
+    assert "ead the passages and answer the question in a few words." in after[:70]
     assert cut(trained, faithful, faithful.documents[0].text) == FERRY
 
 
@@ -378,8 +379,8 @@ def test_no_documents_is_another_instruction(byte_level):
     builder = PromptBuilder(byte_level, LARGE)
     closed, opened = builder.build(QUESTION, []), builder.build(QUESTION, [Document(FERRY)])
     assert closed.documents == []
-    assert "documents" not in byte_level.decode(closed.input_ids)
-    assert "documents" in byte_level.decode(opened.input_ids)
+    assert "passages" not in byte_level.decode(closed.input_ids)
+    assert "passages" in byte_level.decode(opened.input_ids)
     assert cut(byte_level, closed, closed.question) == " " + QUESTION
 
 

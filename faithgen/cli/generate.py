@@ -39,6 +39,10 @@ def generate(
         float | None, typer.Option(help="Keep tokens with this share (0-1) of the top probability.")
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep at most this many documents.")] = None,
+    mass: Annotated[
+        float | None,
+        typer.Option(help="Keep the best until they hold this share (0-1) of the heads' attention; 1 keeps all."),
+    ] = None,
     no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep all documents, in their order.")] = False,
     steer: Annotated[
         bool | None, typer.Option("--steer/--no-steer", help="Steer attention to the evidence (CAFE stage 2).")
@@ -67,7 +71,7 @@ def generate(
         raise FaithgenError("--documents goes with one question; the rows of --input carry their own documents")
     if question is not None and not question.strip():
         raise FaithgenError("the question is empty; ask something")
-    settings = _settings(contrast, contrast_method, alpha, plausibility, keep, no_filter, steer, calibrate)
+    settings = _settings(contrast, contrast_method, alpha, plausibility, keep, mass, no_filter, steer, calibrate)
     settings |= _sampling(temperature, top_p, seed) | {"max_new_tokens": max_new_tokens, "stop": stop or []}
     if max_new_tokens < 1:
         raise FaithgenError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
@@ -106,6 +110,7 @@ def _settings(
     alpha: float | None,
     plausibility: float | None,
     keep: int | None,
+    mass: float | None,
     no_filter: bool,
     steer: bool | None,
     calibrate: bool | None,
@@ -114,7 +119,7 @@ def _settings(
     from faithgen.filtering.coarse import FilterConfig
 
     branch = {"source": contrast, "method": method, "alpha": alpha, "plausibility": plausibility}
-    filtering = {"enabled": not no_filter, "keep": keep, "steer": steer, "calibrate": calibrate}
+    filtering = {"enabled": not no_filter, "keep": keep, "mass": mass, "steer": steer, "calibrate": calibrate}
     given = {name: value for name, value in branch.items() if value is not None}
     chosen = {name: value for name, value in filtering.items() if value is not None}
     return {"contrast": ContrastConfig(**given), "filter": FilterConfig(**chosen)}  # type: ignore[arg-type]

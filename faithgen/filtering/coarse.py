@@ -35,9 +35,10 @@ class FilterConfig:
         num_heads (`int`, *optional*, defaults to 4): K1, retrieval heads that vote.
         top_m (`int`, *optional*, defaults to 4): M1, documents each head votes for; the union is kept.
         keep (`int`, *optional*): keep at most this many of the union, those with the highest score.
-        mass (`float`, *optional*):
+        mass (`float`, *optional*, defaults to 0.5):
             Keep the best of the union only until together they hold this share (0 to 1) of the voting heads' attention to
-            all documents: few where the heads agree, more where the evidence is spread.
+            all documents: few where the heads agree, more where the evidence is spread. `None` keeps the whole union, as
+            the paper does.
         reorder (`bool`, *optional*, defaults to `True`): best document last, next to the question; else as given.
         calibrate (`bool`, *optional*, defaults to `False`):
             Subtract the attention that a content-free question ("N/A") gives each document (QRHead, ICR).
@@ -56,7 +57,7 @@ class FilterConfig:
     num_heads: int = 4
     top_m: int = 4
     keep: int | None = None
-    mass: float | None = None
+    mass: float | None = 0.5
     reorder: bool = True
     calibrate: bool = False
     steer: bool = False
