@@ -457,7 +457,7 @@ def test_doubt():
         (QUESTION, TEXTS, {"max_new_tokens": 5000}, "fewer new tokens"),
         (QUESTION, TEXTS, {"stop": "\n"}, "stop must be a list"),
         (QUESTION, TEXTS, {"stop": [""]}, "stop must be a list of non-empty strings"),
-        (QUESTION, TEXTS, {"filter": FilterConfig(num_heads=33)}, "the model has 32 heads"),
+        (QUESTION, TEXTS, {"filter": FilterConfig(num_heads=33)}, "heads of 32; ask for fewer"),
         (QUESTION, TEXTS, {"contrast": ContrastConfig(num_heads=33)}, "33 heads of 32"),
         (" ".join(tiny.CORPUS * 8), TEXTS, {}, "question does not fit"),
     ],
