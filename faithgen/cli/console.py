@@ -61,7 +61,7 @@ def document_table(documents: list[Document], *, ranked: bool) -> Table:
     """Documents with what became of them; best first if they were scored."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("", "left"), ("score", "right"), ("document", "left"), ("text", "left")):
-        table.add_column(name, justify=justify, no_wrap=name != "text", overflow="ellipsis")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     if ranked:
         documents = sorted(documents, key=lambda document: -(document.score or 0.0))
     for document in documents:
@@ -79,12 +79,12 @@ def origin(document: Document) -> str:
         return safe(document.id)
     if document.passage is not None:
         return safe(f"{document.source}, passage {document.passage}")
-    return safe(document.source if document.id == document.source else f"{document.source}, id {document.id}")
+    return safe(document.source if document.source.endswith(document.id) else f"{document.source}, id {document.id}")
 
 
 def _excerpt(document: Document) -> str:
     text = " ".join(f"{document.title}: {document.text}".split() if document.title else document.text.split())
-    return escape(safe(text[:200]))
+    return escape(safe(text[:90]))
 
 
 def stdout() -> Console:
