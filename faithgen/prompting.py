@@ -254,7 +254,7 @@ class PromptBuilder:
         return self._encode(prefix), self._encode(suffix)
 
     def _heading(self, document: Document) -> list[int]:
-        """Not numbered: small models take a numbered list for the answer's form and go on with it."""
+        """Not numbered; see benchmarks/README.md for what was compared."""
         if not document.title.strip():
             return self._plain("Passage:\n")
         return self._plain("Title:") + self.data_ids(" " + " ".join(document.title.split())) + self._plain("\n")

@@ -1,6 +1,6 @@
 """Detection data from real question answering rows: one gold passage among BM25 distractors, and needles in essays.
 
-    python recipes/heads/build_detection_data.py --shared ../shared/data --output /tmp/detection
+    python recipes/heads/build_detection_data.py --shared ../shared/data --output outputs/detection
 
 Reads training rows only (`qed_nq/train.jsonl`) and writes `qed_bm25_10.jsonl` (10 passages, 9 of them the closest by
 BM25 that do not hold the answer) and `niah.jsonl` (needle sentences in essays). The rows are not ours to commit; the
