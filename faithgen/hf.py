@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -178,7 +179,7 @@ def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[No
             _attached[modules[layer]] = (*_attached.get(modules[layer], ()), function)
     try:
         if name != before:
-            model.set_attn_implementation(name)
+            _exchange_implementation(model, modules, before, name)
         yield
     finally:
         with _lock:
@@ -187,7 +188,15 @@ def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[No
                 left.remove(function)
                 _attached[modules[layer]] = tuple(left)
         if name != before:
-            model.set_attn_implementation(before)
+            _exchange_implementation(model, modules, name, before)
+
+
+def _exchange_implementation(model: Any, modules: dict[int, nn.Module], old: str, new: str) -> None:
+    """`model.set_attn_implementation` for the text decoder alone, without its walk over all modules: this runs in every
+    step of decoding. The name has been checked by registering it."""
+    for config in (text_config(model), *(module.config for module in modules.values())):
+        if config._attn_implementation == old:
+            config._attn_implementation_internal = new
 
 
 def _register(base: str) -> str:
@@ -288,13 +297,51 @@ def accepts_4d_mask(model: Any) -> Iterator[None]:
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 
+class _RoomyLayer(DynamicLayer):
+    """A layer that grows in place: room for some tokens is set aside, so that a step writes its own keys and values
+    and does not copy all earlier ones (`DynamicLayer` concatenates)."""
+
+    _room = 256
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if torch.is_grad_enabled() and key_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._append("_key_store", self.keys, key_states)
+        self.values = self._append("_value_store", self.values, value_states)
+        return self.keys, self.values
+
+    def _append(self, name: str, seen: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        start = seen.shape[-2] if seen.numel() else 0
+        end = start + new.shape[-2]
+        store = getattr(self, name, None)
+        # the rows may have been selected, repeated or exchanged since: then `seen` is not a view of the store any more
+        fits = store is not None and _begins(store, seen) and end <= store.shape[-2]
+        if not fits or (store.is_inference() and not torch.is_inference_mode_enabled()):
+            store = new.new_empty(*new.shape[:-2], end + self._room, new.shape[-1])
+            if start:
+                store[..., :start, :] = seen
+            setattr(self, name, store)
+        store[..., start:end, :] = new
+        return store[..., :end, :]
+
+
+def _begins(store: torch.Tensor, states: torch.Tensor) -> bool:
+    """Whether `states` is the beginning of `store` along the sequence, in the same memory."""
+    same = states.shape[:-2] == store.shape[:-2] and states.stride() == store.stride()
+    return same and states.data_ptr() == store.data_ptr()
+
+
 def new_cache() -> DynamicCache:
-    """An empty cache whose layers all keep every position.
+    """An empty cache whose layers all keep every position and grow without copying.
 
     Made without the model's config on purpose: sliding-window layers then keep what is outside their window too (the
     mask hides it), so that rows of different length can be cropped, repeated and joined.
     """
-    return DynamicCache()
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
 
 
 def crop_cache(cache: DynamicCache, length: int) -> None:

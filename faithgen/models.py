@@ -239,7 +239,8 @@ def converted_gguf(file: Path) -> Path:
         with FileLock(root / f"{folder.name}.lock"):
             if _intact(folder):
                 return folder
-            shutil.rmtree(folder, ignore_errors=True)
+            for left in (folder, *root.glob(f".{folder.name}-*")):  # broken, or of a conversion that was killed
+                shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
             temporary.chmod(0o755)
             try:

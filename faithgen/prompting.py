@@ -272,7 +272,7 @@ class PromptBuilder:
         if limit < MIN_DOCUMENT_TOKENS:
             raise FaithgenError(
                 f"{len(documents)} documents do not fit the model's window of {self.window} tokens even when "
-                "truncated; give fewer, keep filtering on, or use a model with a longer window"
+                "truncated; give or keep fewer of them, or use a model with a longer window"
             )
         return [
             ids if len(ids) <= limit else self._truncate(document.text, limit)

@@ -332,6 +332,53 @@ def test_continuing_after_a_crop_equals_computing_afresh(family):
     assert torch.allclose(continued, afresh, atol=1e-5)
 
 
+def test_a_growing_cache_writes_in_place_and_holds_what_concatenating_would():
+    model, ids = tiny.llama(), tokens(9 + 300)
+    ours, own = hf.new_cache(), DynamicCache()
+    with torch.inference_mode():
+        for cache in (ours, own):
+            model(ids[:, :9], past_key_values=cache)
+        places = {ours.layers[0].keys.data_ptr()}
+        for step in range(9, ids.shape[1]):
+            for cache in (ours, own):
+                model(ids[:, step : step + 1], past_key_values=cache)
+            places.add(ours.layers[0].keys.data_ptr())
+    assert len(places) == 2, "300 tokens need one move to a larger store"
+    for mine, theirs in zip(ours.layers, own.layers, strict=True):
+        assert torch.equal(mine.keys, theirs.keys)
+        assert torch.equal(mine.values, theirs.values)
+
+
+@pytest.mark.parametrize("change", ["repeat", "select", "crop"])
+def test_a_growing_cache_keeps_its_rows_apart_after_a_change(change):
+    model, ids, more = tiny.llama(), tokens(12, batch=2), tokens(3, seed=4, batch=2)
+    cache = hf.new_cache()
+    logits(model, ids, past_key_values=cache)
+    seen = ids
+    if change == "repeat":
+        cache.batch_repeat_interleave(2)
+        seen, more = ids.repeat_interleave(2, 0), tokens(3, seed=4, batch=4)
+    elif change == "select":
+        cache.batch_select_indices(torch.tensor([1]))
+        seen, more = ids[1:], more[:1]
+    else:
+        hf.crop_cache(cache, 7)
+        seen = ids[:, :7]
+    got = logits(model, more, past_key_values=cache)
+    afresh = logits(model, torch.cat([seen, more], dim=1))[:, seen.shape[1] :]
+    assert torch.allclose(got, afresh, atol=1e-5)
+
+
+def test_a_growing_cache_lets_gradients_through():
+    model = tiny.llama()
+    embeddings = model.get_input_embeddings()(tokens(6)).detach().requires_grad_()
+    cache = hf.new_cache()
+    model(inputs_embeds=embeddings, past_key_values=cache)
+    model(tokens(2, seed=1), past_key_values=cache).logits.sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.abs().sum() > 0
+
+
 def test_cropping_beyond_the_end_keeps_everything():
     model, cache = tiny.llama(), hf.new_cache()
     logits(model, tokens(9), past_key_values=cache)

@@ -48,6 +48,7 @@ def generate(
         bool | None, typer.Option("--steer/--no-steer", help="Steer attention to the evidence (CAFE stage 2).")
     ] = None,
     calibrate: options.Calibrate = None,
+    refine: options.Refine = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus, above 0 to 1.")] = 1.0,
@@ -71,7 +72,9 @@ def generate(
         raise FaithgenError("--documents goes with one question; the rows of --input carry their own documents")
     if question is not None and not question.strip():
         raise FaithgenError("the question is empty; ask something")
-    settings = _settings(contrast, contrast_method, alpha, plausibility, keep, mass, no_filter, steer, calibrate)
+    settings = _settings(
+        contrast, contrast_method, alpha, plausibility, keep, mass, no_filter, steer, calibrate, refine
+    )
     settings |= _sampling(temperature, top_p, seed) | {"max_new_tokens": max_new_tokens, "stop": stop or []}
     if max_new_tokens < 1:
         raise FaithgenError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
@@ -114,12 +117,20 @@ def _settings(
     no_filter: bool,
     steer: bool | None,
     calibrate: bool | None,
+    refine: int | None,
 ) -> dict[str, Any]:
     from faithgen.decoding.contrast import ContrastConfig
     from faithgen.filtering.coarse import FilterConfig
 
     branch = {"source": contrast, "method": method, "alpha": alpha, "plausibility": plausibility}
-    filtering = {"enabled": not no_filter, "keep": keep, "mass": mass, "steer": steer, "calibrate": calibrate}
+    filtering = {
+        "enabled": not no_filter,
+        "keep": keep,
+        "mass": mass,
+        "steer": steer,
+        "calibrate": calibrate,
+        "refine": refine,
+    }
     given = {name: value for name, value in branch.items() if value is not None}
     chosen = {name: value for name, value in filtering.items() if value is not None}
     return {"contrast": ContrastConfig(**given), "filter": FilterConfig(**chosen)}  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def detect(
     normalise: Annotated[
         bool, typer.Option(help="query_focused: each head's share over documents (CAFE), or raw attention (QRHead).")
     ] = True,
-    calibrate: Annotated[bool, typer.Option(help="query_focused: subtract a content-free question.")] = False,
+    calibrate: Annotated[bool, typer.Option(help="query_focused: subtract a content-free question.")] = True,
     seed: Annotated[int, typer.Option(help="Order in which instances are tried.")] = 0,
     model: options.Model = None,
     dtype: options.Dtype = "auto",

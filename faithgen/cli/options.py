@@ -34,6 +34,10 @@ Calibrate = Annotated[
     bool | None,
     typer.Option("--calibrate/--no-calibrate", help="Subtract the attention a content-free question gives."),
 ]
+Refine = Annotated[
+    int | None,
+    typer.Option("--refine", min=0, metavar="N", help="Read the best N once more to order them; 0: do not."),
+]
 
 
 def documents_from(source: str | None) -> list[Document]:

@@ -20,6 +20,7 @@ def rank(
     heads: options.Heads = None,
     random_heads: options.RandomHeads = None,
     calibrate: options.Calibrate = None,
+    refine: options.Refine = None,
     format: Annotated[str, typer.Option(help="text or json.")] = "text",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -34,7 +35,8 @@ def rank(
     from faithgen.filtering.reranker import HeadReranker
 
     loaded, scoring, _ = options.load(model, heads, random_heads, dtype, device)
-    config = FilterConfig() if calibrate is None else FilterConfig(calibrate=calibrate)
+    asked = {"calibrate": calibrate, "refine": refine}
+    config = FilterConfig(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     scores = HeadReranker(loaded, scoring, config).score(question, read)
     order = sorted(range(len(read)), key=lambda i: (-scores[i], i))[:top_k]
     for i, document in enumerate(read):

@@ -67,6 +67,7 @@ def detect_heads(
     }
     used_settings = {**defaults, **settings}
     del used_settings["max_instances"], used_settings["progress"]
+    used_settings["dtype"] = str(loaded.model.dtype).removeprefix("torch.")
     instances, unreadable = load_instances(data)
     random.Random(seed).shuffle(instances)
     scores, used, dropped = detector(loaded, instances, max_instances=max_instances, progress=progress, **settings)

@@ -23,7 +23,7 @@ def query_focused_scores(
     instances: Sequence[DetectionInstance],
     *,
     normalise: bool = True,
-    calibrate: bool = False,
+    calibrate: bool = True,
     max_instances: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[list[float]], int, Counter[str]]:
@@ -36,7 +36,8 @@ def query_focused_scores(
         normalise (`bool`, *optional*, defaults to `True`):
             Divide by the attention to all documents (CAFE's beta, eq. 1-2): heads that spend most of their attention
             elsewhere compete on equal terms. `False` is QRHead's eq. 2.
-        calibrate (`bool`, *optional*, defaults to `False`): subtract the content-free question's attention first.
+        calibrate (`bool`, *optional*, defaults to `True`): subtract the content-free question's attention first (QRHead
+            eq. 4), as the ranking does.
         max_instances (`int`, *optional*): stop after this many used.
         progress (`Callable[[int, int], None]`, *optional*): called with (done, total).
 

@@ -40,8 +40,13 @@ class FilterConfig:
             all documents: few where the heads agree, more where the evidence is spread. `None` keeps the whole union, as
             the paper does.
         reorder (`bool`, *optional*, defaults to `True`): best document last, next to the question; else as given.
-        calibrate (`bool`, *optional*, defaults to `False`):
-            Subtract the attention that a content-free question ("N/A") gives each document (QRHead, ICR).
+        calibrate (`bool`, *optional*, defaults to `True`):
+            Subtract the attention that a content-free question ("N/A") gives each document (QRHead, ICR): what a
+            document gets for its place and length and not for the question. Reads a few tokens on the same cache.
+        refine (`int`, *optional*, defaults to 4):
+            Read this many of the best of the union once more, the best first, and share their scores out anew by the
+            attention they get then: without the other documents, and with the place next to the question, which draws
+            attention, given to the weakest. 0 or 1 leaves the first ranking as it is (the paper).
         steer (`bool`, *optional*, defaults to `False`): CAFE stage 2, see `delta`.
         steer_heads (`int`, *optional*, defaults to 2): K2, heads that vote for evidence among the kept documents.
         steer_top_m (`int`, *optional*, defaults to 2): M2, documents each of them votes for.
@@ -59,7 +64,8 @@ class FilterConfig:
     keep: int | None = None
     mass: float | None = 0.5
     reorder: bool = True
-    calibrate: bool = False
+    calibrate: bool = True
+    refine: int = 4
     steer: bool = False
     steer_heads: int = 2
     steer_top_m: int = 2
@@ -69,6 +75,8 @@ class FilterConfig:
         for name in ("num_heads", "top_m", "steer_heads", "steer_top_m"):
             if getattr(self, name) < 1:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.refine < 0:
+            raise FaithgenError(f"refine is {self.refine}; give 0 (off) or more")
         if self.keep is not None and self.keep < 1:
             raise FaithgenError(f"keep is {self.keep}; give 1 or more")
         if self.mass is not None and not 0 < self.mass <= 1:
@@ -85,7 +93,7 @@ class Ranking:
         scores (`list[float]`): gamma(d), the sum over heads of the share of each head's document attention (eq. 5).
         votes (`list[bool]`): whether any head has the document among its `top_m` (eq. 4).
         prefill_tokens (`int`): tokens that the scoring passes read.
-        passes (`int`): scoring passes; more than one where the documents do not fit one window.
+        passes (`int`): scoring passes: one for each window that the documents fill, and those that compare or refine.
         truncated (`list[int]`): documents that were cut to be scored.
     """
 
@@ -143,10 +151,15 @@ def document_attention(
     if calibrate:
         assert cache is not None
         hf.crop_cache(cache, start)
-        null = builder.data_ids(" " + NULL_QUESTION)
+        null = null_question(builder)
         ids = prompt.input_ids[:start] + null
         scores = scores - _question_attention(model, heads, prompt, ids, (start, start + len(null)), cache)
     return scores, prompt
+
+
+def null_question(builder: PromptBuilder) -> list[int]:
+    """Token ids of the content-free question, as they stand in the place of a question."""
+    return builder.data_ids(" " + NULL_QUESTION)
 
 
 def _question_attention(model, heads, prompt: Prompt, ids: list[int], rows: tuple[int, int], cache) -> torch.Tensor:
@@ -201,17 +214,34 @@ def rank_documents(
         for place, i in enumerate(behind):  # below every finalist, in their own order
             ranking.scores[i] = -1.0 - place / len(documents)
     _rank_group(model, builder, heads, question, documents, finalists, config, ranking)
+    best = [i for i in ranking.order() if ranking.votes[i]][: config.refine]
+    if len(best) > 1:
+        _refine(model, builder, heads, question, documents, ranking, best)
     return ranking
+
+
+def _refine(model, builder, heads, question, documents, ranking: Ranking, best: list[int]) -> None:
+    """Read the best documents, best first, and share their scores out by this reading's attention.
+
+    No calibration here: it would take away what the order gives, that the later ones stand at the better place."""
+    attention, prompt = document_attention(model, builder, heads, question, [documents[i] for i in best])
+    shares = (attention / attention.sum(1, keepdim=True).clamp(min=1e-12)).mean(0)
+    total = sum(ranking.scores[i] for i in best)
+    for index, share in zip(best, shares.tolist(), strict=True):
+        ranking.scores[index] = total * share
+    ranking.prefill_tokens += prompt.question[1]
+    ranking.passes += 1
 
 
 def _rank_group(model, builder, heads, question, documents, group: list[int], config, ranking: Ranking) -> None:
     attention, prompt = document_attention(
         model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate
     )
-    # calibrated attention may be below zero; a head for which all of it is keeps its order
+    # calibrated attention may be below zero; a head for which all of it is keeps its order, or favours none
     shares = torch.where((attention > 0).any(1, keepdim=True), attention, attention - attention.amin(1, keepdim=True))
     shares = shares.clamp(min=0)
-    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
+    shares = torch.where((shares > 0).any(1, keepdim=True), shares, torch.ones_like(shares))
+    shares = shares / shares.sum(1, keepdim=True)
     voted = torch.zeros(len(group), dtype=torch.bool)
     voted[shares.topk(min(config.top_m, len(group)), dim=1).indices.flatten()] = True
     for position, index in enumerate(group):
@@ -220,6 +250,8 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
         if prompt.documents[position].truncated and index not in ranking.truncated:
             ranking.truncated.append(index)
     ranking.prefill_tokens += prompt.question[1]
+    if config.calibrate:
+        ranking.prefill_tokens += len(null_question(builder))
     ranking.passes += 1
 
 

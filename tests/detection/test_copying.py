@@ -250,7 +250,7 @@ def test_a_detected_set_carries_its_threshold_and_its_weaknesses(byte_level, ins
     with pytest.warns(UserWarning, match="only 2 instances were used"):
         heads = detect_heads(loaded, "copying", DATA, max_instances=2, max_new_tokens=4, min_rouge=-1)
     assert (heads.method, heads.threshold, heads.used) == ("copying", THRESHOLD, 2)
-    assert heads.settings == {"max_new_tokens": 4, "min_rouge": -1}
+    assert heads.settings == {"max_new_tokens": 4, "min_rouge": -1, "dtype": "float32"}
 
 
 def test_spread_scores_are_a_reason_to_warn(tiny_loaded, monkeypatch):

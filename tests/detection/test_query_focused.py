@@ -64,7 +64,8 @@ def test_scores_are_those_of_two_full_eager_passes(tiny_loaded, instances, norma
 
 
 def test_layers_without_full_attention_score_nothing(byte_level, instances):
-    scores, used, _ = query_focused_scores(LoadedModel(tiny.gemma3(), byte_level, "g", "0"), instances)
+    loaded = LoadedModel(tiny.gemma3(), byte_level, "g", "0")
+    scores, used, _ = query_focused_scores(loaded, instances, calibrate=False)
     wanted = naive(tiny.gemma3, byte_level, instances)
     assert used == 3
     assert [any(row) for row in scores] == [False, True, False, True]
@@ -74,7 +75,8 @@ def test_layers_without_full_attention_score_nothing(byte_level, instances):
 def test_normalised_scores_over_all_documents_are_shares(tiny_loaded, instances):
     shares = torch.zeros(4, 8)
     for gold in range(3):
-        shares += torch.tensor(query_focused_scores(tiny_loaded, [replace(instances[0], gold=[gold])])[0])
+        instance = replace(instances[0], gold=[gold])
+        shares += torch.tensor(query_focused_scores(tiny_loaded, [instance], calibrate=False)[0])
     assert torch.allclose(shares, torch.ones(4, 8), atol=1e-5)
 
 
@@ -132,11 +134,11 @@ def test_a_detected_set_carries_where_it_comes_from(tiny_loaded, tmp_path):
     data = tmp_path / "mine.jsonl"
     data.write_text(DATA.read_text(encoding="utf-8") + "{\n", encoding="utf-8")
     with pytest.warns(UserWarning, match="only 8 instances were used .*give at least 20"):
-        heads = detect_heads(tiny_loaded, data=data, seed=3, normalise=False)
+        heads = detect_heads(tiny_loaded, data=data, seed=3, normalise=False, calibrate=False)
     assert (heads.method, heads.model_id, heads.revision) == ("query_focused", "tiny", "0")
     assert (heads.data, heads.seed, heads.used) == ("mine.jsonl", 3, 8)
     assert heads.dropped == {"row is not JSON": 1}
-    assert heads.settings == {"normalise": False, "calibrate": False}
+    assert heads.settings == {"normalise": False, "calibrate": False, "dtype": "float32"}
     assert heads.threshold is None
     assert heads.versions.keys() == {"faithgen", "torch", "transformers"}
     assert heads.versions["torch"] == torch.__version__
@@ -146,7 +148,9 @@ def test_a_detected_set_carries_where_it_comes_from(tiny_loaded, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:only")
 def test_the_seed_decides_which_instances_are_used(tiny_loaded):
-    first, again, other = (detect_heads(tiny_loaded, data=DATA, max_instances=2, seed=seed) for seed in (0, 0, 5))
+    first, again, other = (
+        detect_heads(tiny_loaded, data=DATA, max_instances=2, seed=seed, calibrate=False) for seed in (0, 0, 5)
+    )
     assert first == again
     assert first.scores != other.scores
     assert first.used == 2

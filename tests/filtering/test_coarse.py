@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
 from faithgen.filtering import coarse
-from faithgen.filtering.coarse import NULL_QUESTION, FilterConfig, Ranking, document_attention, rank_documents
+from faithgen.filtering.coarse import (
+    NULL_QUESTION,
+    FilterConfig,
+    Ranking,
+    document_attention,
+    null_question,
+    rank_documents,
+)
 from faithgen.prompting import PromptBuilder
 from tests import tiny
 
@@ -117,7 +124,8 @@ def test_ranking_is_the_sum_of_shares(model, builder):
     given_documents = documents(6)
     attention, prompt = document_attention(model, builder, HEADS, QUESTION, given_documents)
     shares = attention / attention.sum(1, keepdim=True)
-    ranking = rank_documents(model, builder, HEADS, QUESTION, given_documents, FilterConfig(top_m=2))
+    config = FilterConfig(top_m=2, calibrate=False, refine=0)
+    ranking = rank_documents(model, builder, HEADS, QUESTION, given_documents, config)
     assert ranking.scores == pytest.approx(shares.sum(0).tolist(), rel=1e-5)
     assert sum(ranking.scores) == pytest.approx(len(HEADS), rel=1e-5)
     votes = {i for row in attention for i in row.argsort(descending=True)[:2].tolist()}
@@ -129,12 +137,38 @@ def test_ranking_is_the_sum_of_shares(model, builder):
 
 
 def test_calibrated_ranking(model, builder):
-    ranking = rank_documents(model, builder, HEADS, QUESTION, documents(5), FilterConfig(calibrate=True, top_m=1))
-    attention, _ = document_attention(model, builder, HEADS, QUESTION, documents(5), calibrate=True)
+    ranking = rank_documents(model, builder, HEADS, QUESTION, documents(5), FilterConfig(top_m=1, refine=0))
+    attention, prompt = document_attention(model, builder, HEADS, QUESTION, documents(5), calibrate=True)
     shares = attention.clamp(min=0)
     shares = shares / shares.sum(1, keepdim=True)
     assert ranking.scores == pytest.approx(shares.sum(0).tolist(), rel=1e-4)
+    assert ranking.prefill_tokens == prompt.question[1] + len(null_question(builder))
     assert {i for i, vote in enumerate(ranking.votes) if vote} == set(attention.argmax(1).tolist())
+
+
+@pytest.mark.parametrize("refine", [2, 3, 9])
+def test_refining_shares_out_the_scores_of_the_best_by_a_reading_of_their_own(model, builder, refine):
+    many = documents(6)
+    first = rank_documents(model, builder, HEADS, QUESTION, many, FilterConfig(refine=0, top_m=2))
+    ranking = rank_documents(model, builder, HEADS, QUESTION, many, FilterConfig(refine=refine, top_m=2))
+    best = [i for i in first.order() if first.votes[i]][:refine]
+    attention, prompt = document_attention(model, builder, HEADS, QUESTION, [many[i] for i in best])
+    shares = (attention / attention.sum(1, keepdim=True)).mean(0)
+    total = sum(first.scores[i] for i in best)
+    assert [ranking.scores[i] for i in best] == pytest.approx([total * share for share in shares.tolist()], rel=1e-5)
+    rest = [i for i in range(6) if i not in best]
+    assert [ranking.scores[i] for i in rest] == [first.scores[i] for i in rest]
+    assert sum(ranking.scores) == pytest.approx(sum(first.scores))
+    assert ranking.votes == first.votes
+    assert ranking.passes == 2
+    assert ranking.prefill_tokens == first.prefill_tokens + prompt.question[1]
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+def test_nothing_is_refined_where_one_document_would_be_read(model, builder, refine):
+    config = FilterConfig(refine=refine)
+    assert rank_documents(model, builder, HEADS, QUESTION, documents(3), config).passes == 1
+    assert rank_documents(model, builder, HEADS, QUESTION, documents(1), FilterConfig()).passes == 1
 
 
 def test_fewer_documents_than_votes(model, builder):
@@ -188,7 +222,7 @@ def small(byte_level):
 @pytest.mark.parametrize("calibrate", [False, True])
 def test_many_documents_over_a_small_window(model, small, calibrate):
     many = documents(23, 5)
-    config = FilterConfig(top_m=2, mass=None, calibrate=calibrate)
+    config = FilterConfig(top_m=2, mass=None, calibrate=calibrate, refine=0)
     ranking = rank_documents(model, small, HEADS, QUESTION, many, config)
     assert ranking.passes > 3
     assert ranking.truncated == []
@@ -230,7 +264,7 @@ def test_the_best_of_each_group_meet(small, monkeypatch, best):
     many = documents(23, 5)
     worth = {document.id: 0.01 + 0.001 * i for i, document in enumerate(many)} | {str(best): 0.5}
     groups = known_attention(monkeypatch, worth)
-    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=4))
+    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=4, refine=0))
     assert ranking.order()[0] == best
     assert ranking.kept(FilterConfig())[-1] == best
     assert sorted(chain(*groups[:-1]), key=int) == [document.id for document in many]
@@ -282,7 +316,7 @@ def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
     many = documents(2, 5)
     many.insert(place, Document(text(5, 200), id="long"))
     groups = known_attention(monkeypatch, {"0": 0.1, "1": 0.3, "long": 0.2})
-    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=1))
+    ranking = rank_documents(None, small, HEADS, QUESTION, many, FilterConfig(top_m=1, refine=0))
     assert len(groups) == 1
     assert [many[i].id for i in ranking.order()] == ["1", "long", "0"]
     assert ranking.truncated == [place]
@@ -302,6 +336,7 @@ def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
         ({"mass": 0.0}, "mass is 0.0"),
         ({"mass": 1.1}, "mass is 1.1"),
         ({"mass": math.nan}, "mass is nan"),
+        ({"refine": -1}, "refine is -1"),
         ({"delta": math.nan}, "delta is nan"),
         ({"delta": -math.inf}, "delta is -inf"),
     ],

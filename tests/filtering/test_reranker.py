@@ -45,8 +45,9 @@ def test_score_is_the_filter_s(reranker):
 def test_config_counts(reranker):
     two = HeadReranker(reranker.loaded, reranker.heads, FilterConfig(num_heads=2))
     assert sum(two.score(QUERY, TEXTS)) == pytest.approx(2)
-    calibrated = HeadReranker(reranker.loaded, reranker.heads, FilterConfig(calibrate=True))
-    assert calibrated.score(QUERY, TEXTS) != reranker.score(QUERY, TEXTS)
+    for config in (FilterConfig(calibrate=False), FilterConfig(refine=0)):
+        other = HeadReranker(reranker.loaded, reranker.heads, config)
+        assert other.score(QUERY, TEXTS) != reranker.score(QUERY, TEXTS)
 
 
 def test_titles_are_read(reranker):
