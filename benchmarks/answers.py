@@ -93,7 +93,7 @@ def main() -> None:
     rankings = []
     if any(isinstance(setting["select"], FilterConfig) for setting in chosen.values()):
         config = FilterConfig()
-        heads = generator.scoring_heads.top(config.num_heads)
+        heads = config.scoring_heads(generator.scoring_heads)
         for row in rows:
             documents = as_documents(row["documents"])
             model, builder = generator.loaded.model, generator.builder

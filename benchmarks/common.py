@@ -55,6 +55,16 @@ def multidoc_rows(passages: int, distractors: str, limit: int, seed: int = 0) ->
     return built
 
 
+def progress(rows: Sequence[Any]) -> Any:
+    """The rows, with a progress bar on a terminal and a line every 10 % elsewhere."""
+    from faithgen.cli.console import progress_bar
+
+    with progress_bar("rows") as advance:
+        for done, row in enumerate(rows, 1):
+            yield row
+            advance(done, len(rows))
+
+
 def normalised(text: str) -> str:
     """SQuAD's normalisation: lower case, no punctuation, no articles."""
     text = "".join(" " if c in string.punctuation else c for c in text.lower())

@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load_model(options.model)
     model, device = loaded.model, hf.device_of(loaded.model)
-    heads = resolve_heads(loaded)[0].top(FilterConfig().num_heads)
+    heads = FilterConfig().scoring_heads(resolve_heads(loaded)[0])
     layers = hf.head_shape(model).num_layers
     deepest = max(layer for layer, _ in heads)
     target = (deepest + 1) / layers + 0.08

@@ -2,17 +2,18 @@
 
     python benchmarks/ranking.py --passages 10 --distractors hard --limit 100
 
-One scoring pass with all heads gives the scores of every head set, so the controls cost nothing more.
+One scoring pass with all heads gives the scores of every head set, so the controls cost nothing more; the refined
+rankings read the best documents again. Controls: random heads of equal number (several draws), all heads (ICR).
 """
 
 import argparse
 
 import torch
-from common import multidoc_rows, normalised, report, show
+from common import multidoc_rows, normalised, progress, report, show
 
 from faithgen import hf
 from faithgen.documents import as_documents
-from faithgen.filtering.coarse import FilterConfig, document_attention
+from faithgen.filtering.coarse import FilterConfig, attention_and_null, head_shares, rank_documents
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
 from faithgen.prompting import PromptBuilder
@@ -57,19 +58,34 @@ def main() -> None:
     loaded = load_model(options.model)
     scoring, _ = resolve_heads(loaded)
     builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model))
-    chosen = FilterConfig().num_heads
+    config = FilterConfig()
+    chosen = config.num_heads
     every = scoring.ranked()
     place = {head: i for i, head in enumerate(every)}
-    sets = {f"{chosen} heads": every[:chosen], "16 heads": every[:16], "all heads": every}
-    for seed in range(options.random_seeds):
-        sets[f"random heads {seed}"] = scoring.random_like(seed).top(chosen)
+    best = config.scoring_heads(scoring)
+    draws = [config.scoring_heads(scoring.random_like(seed)) for seed in range(options.random_seeds)]
+    sets = {
+        f"{chosen} heads, calibrated": best,
+        "16 heads, calibrated": scoring.top(16),
+        "all heads, calibrated (ICR)": every,
+    }
+    sets |= {f"random heads {seed}": heads for seed, heads in enumerate(draws)}
     dense = embedding()
     ranks: dict[str, list[int]] = {}
-    for row in multidoc_rows(options.passages, options.distractors, options.limit):
+    for row in progress(multidoc_rows(options.passages, options.distractors, options.limit)):
         documents = as_documents(row["documents"])
-        attention, _ = document_attention(loaded.model, builder, every, row["question"], documents)
-        shares = attention / attention.sum(1, keepdim=True).clamp(min=1e-12)
-        scores = {name: shares[[place[h] for h in heads]].sum(0).tolist() for name, heads in sets.items()}
+        asked, null, _ = attention_and_null(loaded.model, builder, every, row["question"], documents)
+        shares = head_shares(asked - null)
+        scores: dict[str, list[float]] = {}
+        refined = {
+            f"{chosen} heads, calibrated, refined (default)": best,
+            f"{chosen} random heads, calibrated, refined (1 draw)": draws[0],
+        }
+        for name, heads in refined.items():
+            ranked = rank_documents(loaded.model, builder, heads, row["question"], documents, config)
+            scores[name] = ranked.scores
+        scores[f"{chosen} heads (CAFE)"] = head_shares(asked)[[place[h] for h in best]].sum(0).tolist()
+        scores |= {name: shares[[place[h] for h in heads]].sum(0).tolist() for name, heads in sets.items()}
         scores["BM25"] = bm25(row["question"], row["documents"])
         scores["MiniLM embedding"] = dense(row["question"], row["documents"])
         for name, values in scores.items():
@@ -77,11 +93,11 @@ def main() -> None:
             ranks.setdefault(name, []).append(int((tensor > tensor[row["gold"]]).sum()))
     pooled = [rank for name in ranks if name.startswith("random heads") for rank in ranks[name]]
     ranks = {name: values for name, values in ranks.items() if not name.startswith("random heads")}
-    ranks[f"{chosen} random heads ({options.random_seeds} draws)"] = pooled
+    ranks[f"{chosen} random heads, calibrated ({options.random_seeds} draws)"] = pooled
     print(f"{options.passages} passages, {options.distractors} distractors, n={options.limit}, {loaded.model_id}")
-    print(f"| {'method':28} | gold first | gold in the best 4 |\n|---|---|---|")
+    print(f"| {'method':42} | gold first | gold in the best 4 |\n|---|---|---|")
     for name, values in ranks.items():
-        print(f"| {name:28} | {show([r == 0 for r in values])} | {show([r < 4 for r in values])} |")
+        print(f"| {name:42} | {show([r == 0 for r in values])} | {show([r < 4 for r in values])} |")
     figures = {name: [sum(r < k for r in values) / len(values) for k in (1, 4)] for name, values in ranks.items()}
     setting = {"passages": options.passages, "distractors": options.distractors, "n": options.limit}
     report("ranking", {**setting, "model": loaded.model_id, "first_and_best4": figures})

@@ -139,7 +139,7 @@ class FaithfulGenerator:
             ranking = rank_documents(
                 self.loaded.model,
                 self.builder,
-                self.scoring_heads.top(filtering.num_heads),
+                filtering.scoring_heads(self.scoring_heads),
                 question,
                 documents,
                 filtering,

@@ -14,7 +14,7 @@ from faithgen import hf
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
 from faithgen.heads.capture import AttentionCapture
-from faithgen.heads.head_set import Head
+from faithgen.heads.head_set import Head, HeadSet
 from faithgen.prompting import Prompt, PromptBuilder
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class FilterConfig:
     Args:
         enabled (`bool`, *optional*, defaults to `True`): `False` keeps all documents in the order given.
         num_heads (`int`, *optional*, defaults to 4): K1, retrieval heads that vote.
+        max_depth (`float`, *optional*, defaults to 0.65):
+            Take them from the first this share (0 to 1) of the layers while there are any: the scoring pass ends in the
+            deepest of them. The heads that rank best sit in the middle (QRHead, CoRe).
         top_m (`int`, *optional*, defaults to 4): M1, documents each head votes for; the union is kept.
         keep (`int`, *optional*): keep at most this many of the union, those with the highest score.
         mass (`float`, *optional*, defaults to 0.5):
@@ -60,6 +63,7 @@ class FilterConfig:
 
     enabled: bool = True
     num_heads: int = 4
+    max_depth: float = 0.65
     top_m: int = 4
     keep: int | None = None
     mass: float | None = 0.5
@@ -77,12 +81,22 @@ class FilterConfig:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.refine < 0:
             raise FaithgenError(f"refine is {self.refine}; give 0 (off) or more")
+        if not 0 < self.max_depth <= 1:
+            raise FaithgenError(f"max_depth is {self.max_depth}; give a number above 0 and up to 1")
         if self.keep is not None and self.keep < 1:
             raise FaithgenError(f"keep is {self.keep}; give 1 or more")
         if self.mass is not None and not 0 < self.mass <= 1:
             raise FaithgenError(f"mass is {self.mass}; give a number above 0 and up to 1")
         if not math.isfinite(self.delta):
             raise FaithgenError(f"delta is {self.delta}; give a finite number, e.g. 2.3")
+
+    def scoring_heads(self, heads: HeadSet) -> list[Head]:
+        """The K1 heads that rank documents.
+
+        Raises:
+            FaithgenError: If the set has fewer heads.
+        """
+        return heads.top(self.num_heads, max_depth=self.max_depth)
 
 
 @dataclass
@@ -119,7 +133,6 @@ class Ranking:
         return chosen[::-1] if config.reorder else sorted(chosen)
 
 
-@torch.inference_mode()
 def document_attention(
     model: PreTrainedModel,
     builder: PromptBuilder,
@@ -144,17 +157,40 @@ def document_attention(
         `torch.Tensor` of shape `[len(heads), len(documents)]`, fp32 on the CPU: mean over question tokens of the sum
         over document tokens, 0 to 1 (a difference of such where calibrated); and the [`Prompt`] that was read.
     """
+    asked, null, prompt = attention_and_null(model, builder, heads, question, documents, calibrate=calibrate)
+    return (asked if null is None else asked - null), prompt
+
+
+@torch.inference_mode()
+def attention_and_null(
+    model, builder, heads, question: str, documents, *, calibrate: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None, Prompt]:
+    """The two parts of [`document_attention`]: the question's, and the content-free question's if `calibrate`."""
     prompt = builder.build(question, documents)
     cache = hf.new_cache() if calibrate or len(prompt) > _CHUNK else None
     start, end = prompt.question
-    scores = _question_attention(model, heads, prompt, prompt.input_ids[:end], (start, end), cache)
-    if calibrate:
-        assert cache is not None
-        hf.crop_cache(cache, start)
-        null = null_question(builder)
-        ids = prompt.input_ids[:start] + null
-        scores = scores - _question_attention(model, heads, prompt, ids, (start, start + len(null)), cache)
-    return scores, prompt
+    asked = _question_attention(model, heads, prompt, prompt.input_ids[:end], (start, end), cache)
+    if not calibrate:
+        return asked, None, prompt
+    assert cache is not None
+    hf.crop_cache(cache, start)
+    null = null_question(builder)
+    ids = prompt.input_ids[:start] + null
+    return asked, _question_attention(model, heads, prompt, ids, (start, start + len(null)), cache), prompt
+
+
+def head_shares(attention: torch.Tensor) -> torch.Tensor:
+    """Each head's attention to documents as shares that sum to 1 (CAFE's beta, eq. 1).
+
+    Calibrated attention may be below zero: that counts as none. A head for which all of it is keeps its order.
+
+    Args:
+        attention (`torch.Tensor` of shape `[H, D]`)
+    """
+    shares = torch.where((attention > 0).any(1, keepdim=True), attention, attention - attention.amin(1, keepdim=True))
+    shares = shares.clamp(min=0)
+    shares = torch.where((shares > 0).any(1, keepdim=True), shares, torch.ones_like(shares))
+    return shares / shares.sum(1, keepdim=True)
 
 
 def null_question(builder: PromptBuilder) -> list[int]:
@@ -225,7 +261,7 @@ def _refine(model, builder, heads, question, documents, ranking: Ranking, best: 
 
     No calibration here: it would take away what the order gives, that the later ones stand at the better place."""
     attention, prompt = document_attention(model, builder, heads, question, [documents[i] for i in best])
-    shares = (attention / attention.sum(1, keepdim=True).clamp(min=1e-12)).mean(0)
+    shares = head_shares(attention).mean(0)
     total = sum(ranking.scores[i] for i in best)
     for index, share in zip(best, shares.tolist(), strict=True):
         ranking.scores[index] = total * share
@@ -237,11 +273,7 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
     attention, prompt = document_attention(
         model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate
     )
-    # calibrated attention may be below zero; a head for which all of it is keeps its order, or favours none
-    shares = torch.where((attention > 0).any(1, keepdim=True), attention, attention - attention.amin(1, keepdim=True))
-    shares = shares.clamp(min=0)
-    shares = torch.where((shares > 0).any(1, keepdim=True), shares, torch.ones_like(shares))
-    shares = shares / shares.sum(1, keepdim=True)
+    shares = head_shares(attention)
     voted = torch.zeros(len(group), dtype=torch.bool)
     voted[shares.topk(min(config.top_m, len(group)), dim=1).indices.flatten()] = True
     for position, index in enumerate(group):

@@ -67,7 +67,7 @@ class HeadReranker:
         if not documents:
             return []
         given = [Document(text=text) if isinstance(text, str) else text for text in documents]
-        heads = self.heads.top(self.config.num_heads)
+        heads = self.config.scoring_heads(self.heads)
         return rank_documents(self.loaded.model, self.builder, heads, query, given, self.config).scores
 
     def rank(

@@ -85,15 +85,22 @@ class HeadSet:
         heads = [(layer, head) for layer in range(self.num_layers) for head in range(self.num_heads)]
         return sorted(heads, key=lambda at: (-self.scores[at[0]][at[1]], at))
 
-    def top(self, k: int) -> list[Head]:
+    def top(self, k: int, *, max_depth: float = 1.0) -> list[Head]:
         """The `k` best heads, best first.
+
+        Args:
+            k (`int`): how many.
+            max_depth (`float`, *optional*, defaults to 1.0):
+                Heads of the first this share of the layers go before all others, so that a pass that only reads heads
+                can end early.
 
         Raises:
             FaithgenError: If `k` is below 1 or above the number of heads.
         """
         if not 1 <= k <= self.num_layers * self.num_heads:
             raise FaithgenError(f"cannot take {k} heads of {self.num_layers * self.num_heads}; choose 1 or more")
-        return self.ranked()[:k]
+        layers = math.ceil(max_depth * self.num_layers)
+        return sorted(self.ranked(), key=lambda head: head[0] >= layers)[:k]
 
     def above(self, threshold: float) -> list[Head]:
         """Heads with a score of at least `threshold`, best first (may be empty)."""

@@ -337,6 +337,8 @@ def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
         ({"mass": 1.1}, "mass is 1.1"),
         ({"mass": math.nan}, "mass is nan"),
         ({"refine": -1}, "refine is -1"),
+        ({"max_depth": 0.0}, "max_depth is 0.0"),
+        ({"max_depth": 1.01}, "max_depth is 1.01"),
         ({"delta": math.nan}, "delta is nan"),
         ({"delta": -math.inf}, "delta is -inf"),
     ],

@@ -34,7 +34,7 @@ def reranker(byte_level):
 
 def test_score_is_the_filter_s(reranker):
     documents = [Document(text) for text in TEXTS]
-    heads = reranker.heads.top(4)
+    heads = FilterConfig().scoring_heads(reranker.heads)
     expected = rank_documents(reranker.loaded.model, reranker.builder, heads, QUERY, documents, FilterConfig()).scores
     assert reranker.score(QUERY, TEXTS) == expected
     assert reranker.score(QUERY, documents) == expected

@@ -36,6 +36,13 @@ def test_top_takes_the_best():
     assert make().top(6) == make().ranked()
 
 
+def test_top_takes_shallow_heads_first_where_depth_is_limited():
+    # make(): best first (0, 1), (1, 1), (1, 0)
+    assert make().top(3, max_depth=0.5) == [head for head in make().ranked() if head[0] == 0]
+    assert make().top(4, max_depth=0.5)[3] == (1, 1), "then the others"
+    assert make().top(3, max_depth=0.51) == make().top(3)
+
+
 @pytest.mark.parametrize("k", [0, -1, 7])
 def test_top_of_an_impossible_number(k):
     fails(make().top, k, match=f"cannot take {k} heads of 6")
