@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import interval, multidoc_rows, report, show, sub_em
+from common import interval, multidoc_rows, progress, report, show, sub_em
 
 from faithgen import ContrastConfig, FaithfulGenerator, FilterConfig
 from faithgen.documents import as_documents
@@ -94,7 +94,7 @@ def main() -> None:
     if any(isinstance(setting["select"], FilterConfig) for setting in chosen.values()):
         config = FilterConfig()
         heads = config.scoring_heads(generator.scoring_heads)
-        for row in rows:
+        for row in progress(rows):
             documents = as_documents(row["documents"])
             model, builder = generator.loaded.model, generator.builder
             rankings.append(rank_documents(model, builder, heads, row["question"], documents, config))

@@ -41,6 +41,7 @@ AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 query `[B, H, Q, D]`, key and value `[B, H_kv, S, D]`, after RoPE and the cache update."""
 
 _attached: weakref.WeakKeyDictionary[nn.Module, tuple[AttentionFunction, ...]] = weakref.WeakKeyDictionary()
+_found_modules: weakref.WeakKeyDictionary[nn.Module, dict[int, nn.Module]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -84,11 +85,14 @@ def context_window(model: Any) -> int:
 def attention_modules(model: Any) -> dict[int, nn.Module]:
     """The self-attention modules that see the whole context, by layer index.
 
-    Sliding-window, chunked and linear layers are left out by `config.layer_types`: their heads cannot retrieve.
+    Sliding-window, chunked and linear layers are left out by `config.layer_types`: their heads cannot retrieve. The search
+    is made once a model: layers exchanged for others later are not seen.
 
     Raises:
         ValueError: If the model has no attention layer with an output projection that faithgen knows.
     """
+    if model in _found_modules:
+        return dict(_found_modules[model])
     types = getattr(text_config(model), "layer_types", None)
     found: dict[int, nn.Module] = {}
     for module in model.modules():
@@ -102,7 +106,8 @@ def attention_modules(model: Any) -> dict[int, nn.Module]:
             f"{type(model).__name__} has no full-attention layer with an output projection named one of "
             f"{', '.join(_OUTPUT_PROJECTIONS)}; retrieval heads cannot be read from it"
         )
-    return dict(sorted(found.items()))
+    _found_modules[model] = dict(sorted(found.items()))
+    return dict(_found_modules[model])
 
 
 def _projection_name(module: Any) -> str | None:

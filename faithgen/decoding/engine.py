@@ -14,7 +14,9 @@ import torch
 
 from faithgen import hf
 from faithgen.decoding.contrast import ContrastConfig, combine, jensen_shannon
+from faithgen.decoding.packing import packed_linears
 from faithgen.decoding.sampling import Sampler, SamplingConfig
+from faithgen.decoding.step_attention import single_query_steps
 from faithgen.heads.ablation import mask_heads
 from faithgen.heads.capture import AttentionCapture
 from faithgen.heads.head_set import Head
@@ -250,6 +252,8 @@ class PairDecoder:
         branches = 2 if self.pair else 1
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._lengths), 1)], dim=1)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(packed_linears(self.model))
+            stack.enter_context(single_query_steps(self.model))
             capture = None
             if self._segments is not None:
                 capture = stack.enter_context(self._watch(self._segments))

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from faithgen import hf
+from faithgen.decoding.step_attention import single_query_steps, step_attention
+from tests import tiny
+
+
+def refuse(*_, **__):
+    raise AssertionError("the attention in use was called")
+
+
+def states(batch=2, heads=6, groups=2, length=11, width=8, dtype=torch.float32, queries=1):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, heads, queries, width), (batch, groups, length, width), (batch, groups, length, width)]
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("mask", ["none", "bool", "additive"])
+@pytest.mark.parametrize("scaling", [None, 0.5])
+def test_it_is_the_fused_kernel_s_result(dtype, tolerance, groups, mask, scaling):
+    query, key, value = states(groups=groups, dtype=dtype)
+    seen = torch.ones(2, 1, 1, 11, dtype=torch.bool)
+    seen[1, ..., :4] = False
+    given = {"none": None, "bool": seen, "additive": torch.zeros(seen.shape).masked_fill(~seen, -1e4).to(dtype)}[mask]
+    found, weights = step_attention(None, query, key, value, given, delegate=refuse, scaling=scaling)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=given, scale=scaling, enable_gqa=True
+    ).transpose(1, 2)
+    assert weights is None
+    assert found.dtype == dtype
+    assert found.shape == (2, 1, 6, 8)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("queries", "mask", "extra"),
+    [
+        (2, None, {}),
+        (1, None, {"softcap": 30.0}),
+        (1, None, {"s_aux": torch.zeros(6)}),
+        (1, None, {"sliding_window": 4}),
+        (1, None, {"dropout": 0.1}),
+        (1, torch.zeros(2, 6, 1, 11), {}),
+        (1, torch.ones(2, 11), {}),
+    ],
+)
+def test_anything_else_is_left_to_the_attention_in_use(queries, mask, extra):
+    query, key, value = states(queries=queries)
+    called = []
+
+    def delegate(module, query, key, value, attention_mask, **kwargs):
+        called.append((attention_mask, kwargs))
+        return "theirs", None
+
+    assert step_attention(None, query, key, value, mask, delegate=delegate, scaling=0.3, **extra)[0] == "theirs"
+    assert called[0][0] is mask
+    assert called[0][1] == {"scaling": 0.3, **extra}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3", "gpt2"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_of_a_model_gives_its_own_logits(family, padded):
+    model = getattr(tiny, family)()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 500, (2, 20), generator=generator)
+    mask = torch.ones(2, 20, dtype=torch.long)
+    if padded:
+        mask[1, :7] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    found = []
+    for context in (None, single_query_steps):
+        cache = hf.new_cache()
+        with torch.inference_mode():
+            common = {"past_key_values": cache, "use_cache": True}
+            model(ids[:, :19], attention_mask=mask[:, :19], position_ids=positions[:, :19], **common)
+            inputs = {"attention_mask": mask if padded else None, "position_ids": positions[:, 19:], **common}
+            if context is None:
+                found.append(model(ids[:, 19:], **inputs).logits)
+            else:
+                with context(model):
+                    found.append(model(ids[:, 19:], **inputs).logits)
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
