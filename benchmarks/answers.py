@@ -3,20 +3,22 @@
     python benchmarks/answers.py --passages 20 --limit 80
     python benchmarks/answers.py --train rows.jsonl --variants ...   # choosing defaults, never on dev rows
 
-Each question is ranked once; the variants that filter share that ranking. Greedy, at most 32 new tokens.
+Each question is ranked once; the variants that filter share that ranking. Greedy, at most 32 new tokens. `--output` keeps
+every answer, and with `--rankings` the scores of the documents are kept and read again.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from common import interval, multidoc_rows, progress, report, show, sub_em
 
 from faithgen import ContrastConfig, FaithfulGenerator, FilterConfig
+from faithgen.answer import best_share
 from faithgen.documents import as_documents
-from faithgen.filtering.coarse import rank_documents
+from faithgen.filtering.coarse import Ranking, rank_documents
 
 NONE = ContrastConfig(source="none")
 OFF = FilterConfig(enabled=False)
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*")
     parser.add_argument("--random-heads", type=int, help="Seed: random heads instead, as a control.")
     parser.add_argument("--output", type=Path, help="Keep every answer as JSONL.")
+    parser.add_argument("--rankings", type=Path, help="Keep the rankings as JSON, or read them if the file is there.")
     options = parser.parse_args()
 
     generator = FaithfulGenerator.from_pretrained(options.model, random_heads=options.random_heads)
@@ -91,13 +94,19 @@ def main() -> None:
         else multidoc_rows(options.passages, "hard", options.limit)
     )
     rankings = []
-    if any(isinstance(setting["select"], FilterConfig) for setting in chosen.values()):
+    if options.rankings and options.rankings.exists():
+        rankings = [Ranking(**kept) for kept in json.loads(options.rankings.read_text())]
+        if [len(kept.scores) for kept in rankings] != [len(row["documents"]) for row in rows]:
+            raise SystemExit(f"{options.rankings} holds the rankings of other rows")
+    elif any(isinstance(setting["select"], FilterConfig) for setting in chosen.values()):
         config = FilterConfig()
         heads = config.scoring_heads(generator.scoring_heads)
         for row in progress(rows):
             documents = as_documents(row["documents"])
             model, builder = generator.loaded.model, generator.builder
             rankings.append(rank_documents(model, builder, heads, row["question"], documents, config))
+        if options.rankings:
+            options.rankings.write_text(json.dumps([asdict(kept) for kept in rankings]))
     scores: dict[str, list[float]] = {}
     kept_answers = []
     for name, setting in chosen.items():
@@ -126,10 +135,13 @@ def main() -> None:
                 "answer": a.text,
                 "sub_em": s,
                 "doubt": a.doubt.score,
+                "best_share": best_share(rankings[index].scores) if rankings else None,
+                "passages": len(request[1]),
             }
-            for a, r, s in zip(answers, rows, scores[name], strict=True)
+            for index, (a, r, s, request) in enumerate(zip(answers, rows, scores[name], requests, strict=True))
         ]
-        print(f"| {name:34} | {show(scores[name])} |", flush=True)
+        passages = sum(len(documents) for _, documents in requests) / len(requests)
+        print(f"| {name:34} | {show(scores[name])} | {passages:4.1f} passages |", flush=True)
     if options.output:
         options.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept_answers))
     figures: dict[str, Any] = {name: [round(v, 4) for v in interval(values)] for name, values in scores.items()}

@@ -3,7 +3,7 @@
     python benchmarks/decode.py --tokens 1500 --new 32
 
 All three decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
-so the prefill does not count. The outputs of pair decoding and `guidance_scale` must agree in float32; in bfloat16 rounding may part
+so the prefill does not count. Pair decoding and `guidance_scale` must agree in float32; in bfloat16 rounding may part
 them at a near tie. `guidance_scale` runs as transformers ships it: our packed weights serve in our own steps only.
 """
 

@@ -12,6 +12,8 @@ from faithgen.documents import Document
 SOME_DOUBT = 0.35
 """Doubt score from which an answer is called shaky; see `benchmarks/README.md` for what it separates."""
 HIGH_DOUBT = 0.65
+SURE_EVIDENCE = 0.4
+"""Share of the best document from which it was the right one in 97 of 100 questions (training rows, n = 176)."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,27 @@ class Doubt:
     """How far an answer can be doubted, from the model's own signals.
 
     Attributes:
-        score (`float`): 0 (no doubt) to 1: one minus the geometric mean of the tokens' probabilities.
-        level (`str`): `"low"`, `"some"` (from 0.35) or `"high"` (from 0.65).
+        score (`float`):
+            0 (no doubt) to 1: one minus the product of two confidences. One is the geometric mean of the tokens'
+            probabilities. The other is `evidence / 0.4`, at most 1, or 1 where documents were not ranked.
+        level (`str`): `"low"`, `"some"` or `"high"`, by `SOME_DOUBT` and `HIGH_DOUBT`.
+        evidence (`float`, *optional*):
+            Share (0 to 1) of the scoring heads' attention that lies on the best document. Where it is small, the heads
+            do not agree on what the answer should come from.
         weakest (`str`): the token with the lowest probability.
         probability (`float`): its probability.
     """
 
     score: float
     level: str
+    evidence: float | None
     weakest: str
     probability: float
 
     def __str__(self) -> str:
+        found = "" if self.evidence is None else f"; the best document has {self.evidence:.0%} of the attention"
         return (
-            f"Doubt: {self.level} ({self.score:.2f} of 1); least sure of {self.weakest.strip()!r} "
+            f"Doubt: {self.level} ({self.score:.2f} of 1){found}; least sure of {self.weakest.strip()!r} "
             f"(probability {self.probability:.2f})"
         )
 
@@ -88,7 +97,7 @@ class Answer:
     @property
     def doubt(self) -> Doubt:
         """The model's doubt over the whole answer."""
-        return measure_doubt(self.tokens)
+        return measure_doubt(self.tokens, best_share([document.score for document in self.documents]))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that `faithgen generate --format json` prints."""
@@ -106,12 +115,26 @@ class Answer:
         }
 
 
-def measure_doubt(tokens: Sequence[AnswerToken]) -> Doubt:
-    """Doubt over some tokens; an empty answer is of high doubt."""
+def best_share(scores: Sequence[float | None]) -> float | None:
+    """Share (0 to 1) of the best document in the scores of all; `None` where documents were not ranked."""
+    given = [max(0.0, score) for score in scores if score is not None]
+    return max(given) / sum(given) if sum(given) > 0 else None
+
+
+def measure_doubt(tokens: Sequence[AnswerToken], evidence: float | None = None) -> Doubt:
+    """Doubt over some tokens; an empty answer is of high doubt.
+
+    Args:
+        tokens (`Sequence[AnswerToken]`): the answer, or a part of it.
+        evidence (`float`, *optional*): share of the best document, see [`best_share`].
+    """
     written = [token for token in tokens if token.text]
     if not written:
-        return Doubt(1.0, "high", "", 0.0)
+        return Doubt(1.0, "high", evidence, "", 0.0)
     weakest = min(written, key=lambda token: token.logprob)
-    score = 1 - math.exp(sum(token.logprob for token in written) / len(written))
+    confidence = math.exp(sum(token.logprob for token in written) / len(written))
+    if evidence is not None:
+        confidence *= min(1.0, evidence / SURE_EVIDENCE)
+    score = 1 - confidence
     level = "high" if score >= HIGH_DOUBT else "some" if score >= SOME_DOUBT else "low"
-    return Doubt(score, level, weakest.text, math.exp(weakest.logprob))
+    return Doubt(score, level, evidence, weakest.text, math.exp(weakest.logprob))

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import random
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 import faithgen
 from faithgen import ContrastConfig, Document, FaithfulGenerator, FaithgenError, FilterConfig, HeadSet
 from faithgen import generator as generator_module
-from faithgen.answer import AnswerToken, measure_doubt
+from faithgen.answer import AnswerToken, best_share, measure_doubt
 from faithgen.decoding.sampling import SamplingConfig
 from faithgen.models import LoadedModel
 from faithgen.prompting import FAITHFUL, UNFAITHFUL
@@ -400,7 +401,7 @@ def test_to_dict_is_json(generator):
     assert len(read["documents"]) == 5
     assert len(read["tokens"]) == 5
     assert set(read["tokens"][0]) == {"text", "id", "logprob", "jsd", "context_share"}
-    assert set(read["doubt"]) == {"score", "level", "weakest", "probability"}
+    assert set(read["doubt"]) == {"score", "level", "evidence", "weakest", "probability"}
     assert read["settings"]["model"] == "tiny"
     assert read["settings"]["contrast"]["source"] == "heads"
     assert read["settings"]["stop"] == ["zz"]
@@ -436,6 +437,39 @@ def test_doubt():
     assert measure_doubt([token("a", -0.01)]).level == "low"
     assert measure_doubt([token("a", -0.5)]).level == "some"
     assert "least sure of 'b'" in str(doubt)
+    assert doubt.evidence is None
+    assert "attention" not in str(doubt)
+
+
+@pytest.mark.parametrize(("evidence", "factor"), [(0.1, 0.25), (0.4, 1.0), (0.9, 1.0)])
+def test_doubt_grows_where_the_heads_do_not_agree_on_a_document(evidence, factor):
+    tokens = [AnswerToken("a", 5, math.log(0.8), None, None)]
+    doubt = measure_doubt(tokens, evidence)
+    assert doubt.score == pytest.approx(1 - 0.8 * factor)
+    assert doubt.evidence == evidence
+    assert f"{evidence:.0%} of the attention" in str(doubt)
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [
+        ([1.0, 3.0], 0.75),
+        ([2.0, -1.5, 2.0], 0.5),
+        ([None, None], None),
+        ([], None),
+        ([4.0], 1.0),
+        ([-1.0, -2.0], None),
+    ],
+)
+def test_best_share(scores, share):
+    assert best_share(scores) == share
+
+
+def test_an_answer_s_doubt_counts_its_evidence(generator):
+    answer = generator.generate(QUESTION, TEXTS, max_new_tokens=4)
+    assert answer.doubt.evidence == pytest.approx(best_share([document.score for document in answer.documents]))
+    unfiltered = generator.generate(QUESTION, TEXTS, max_new_tokens=4, filter=FilterConfig(enabled=False))
+    assert unfiltered.doubt.evidence is None
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class FilterConfig:
             deepest of them. The heads that rank best sit in the middle (QRHead, CoRe).
         top_m (`int`, *optional*, defaults to 4): M1, documents each head votes for; the union is kept.
         keep (`int`, *optional*): keep at most this many of the union, those with the highest score.
-        mass (`float`, *optional*, defaults to 0.5):
+        mass (`float`, *optional*, defaults to 0.3):
             Keep the best of the union only until together they hold this share (0 to 1) of the voting heads' attention to
             all documents: few where the heads agree, more where the evidence is spread. `None` keeps the whole union, as
             the paper does.
@@ -66,7 +66,7 @@ class FilterConfig:
     max_depth: float = 0.65
     top_m: int = 4
     keep: int | None = None
-    mass: float | None = 0.5
+    mass: float | None = 0.3
     reorder: bool = True
     calibrate: bool = True
     refine: int = 4

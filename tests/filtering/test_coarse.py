@@ -187,10 +187,11 @@ RANKING = Ranking([0.1, 0.9, 0.5, 1.5, 0.6, 0.4], [True, True, False, True, True
 @pytest.mark.parametrize(
     ("config", "kept"),
     [
-        (FilterConfig(), [1, 3]),  # half of the attention is on two
+        (FilterConfig(), [3]),  # 37 % of the attention is on one
+        (FilterConfig(mass=0.5), [1, 3]),  # half of it on two
         (FilterConfig(mass=None), [0, 4, 1, 3]),  # the union, best last
         (FilterConfig(mass=None, reorder=False), [0, 1, 3, 4]),
-        (FilterConfig(keep=2), [1, 3]),
+        (FilterConfig(mass=0.7, keep=2), [1, 3]),
         (FilterConfig(mass=None, keep=3, reorder=False), [1, 3, 4]),
         (FilterConfig(mass=None, keep=10), [0, 4, 1, 3]),
         (FilterConfig(keep=1), [3]),
