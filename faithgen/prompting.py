@@ -84,6 +84,7 @@ class PromptBuilder:
         control_position (`"end"` or `"front"`, *optional*, defaults to `"end"`):
             Where the control token stands: at the end of the user turn, so that both branches share the prefix before
             it, or at its front as RHIO published it.
+        without_documents (`str`, *optional*): first line of the user turn where there are no documents.
 
     Raises:
         FaithgenError: If the chat template drops or repeats the user's message.
@@ -93,6 +94,7 @@ class PromptBuilder:
     window: int
     instruction: str = INSTRUCTION
     control_position: Literal["end", "front"] = "end"
+    without_documents: str = NO_DOCUMENTS
     _prefix: list[int] = field(init=False, repr=False)
     _suffix: list[int] = field(init=False, repr=False)
     _forbidden: frozenset[int] = field(init=False, repr=False)
@@ -139,7 +141,7 @@ class PromptBuilder:
         texts = [self.data_ids(document.text) for document in documents]
         heads = [self._heading(document) for document in documents]
         gap = self._plain("\n\n")
-        opening = self._plain(self.instruction if documents else NO_DOCUMENTS) + gap
+        opening = self._plain(self.instruction if documents else self.without_documents) + gap
         asked = self.data_ids(" " + question.strip())
         question_label = self._plain("Question:")
         fixed = sum(map(len, (self._prefix, slot, opening, question_label, asked, self._suffix)))

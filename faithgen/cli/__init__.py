@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from faithgen.cli import generate, heads, rank
+from faithgen.cli import eval, generate, heads, rank
 from faithgen.cli.console import note
 from faithgen.errors import FaithgenError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("rank")(rank.rank)
+app.command("eval")(eval.evaluate)
 app.add_typer(heads.app, name="heads")
 
 
