@@ -121,9 +121,15 @@ class FaithfulGenerator:
 
     def contrast_source(self, contrast: ContrastConfig) -> str:
         """The source that `"auto"` stands for with this model."""
+        return self.resolved(contrast).source
+
+    def resolved(self, contrast: ContrastConfig) -> ContrastConfig:
+        """The settings that a config stands for with this model: no `"auto"`, and a number for `alpha`."""
         if contrast.source != "auto":
-            return contrast.source
-        return "control" if self.builder.has_control_tokens else "heads"
+            return replace(contrast, alpha=contrast.strength)
+        if self.builder.has_control_tokens:
+            return replace(contrast, source="control", alpha=contrast.strength)
+        return replace(contrast, source="heads", alpha=contrast.alpha or 0.0)
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 
@@ -262,7 +268,7 @@ class _Session:
                 raise FaithgenError("the question is empty; ask something")
         self.generator = generator
         self.requests = [(question, as_documents(documents)) for question, documents in requests]
-        self.filter, self.contrast = filter or FilterConfig(), contrast or ContrastConfig()
+        self.filter, self.contrast = filter or FilterConfig(), generator.resolved(contrast or ContrastConfig())
         self.sampling, self.max_new_tokens, self.stop = sampling or SamplingConfig(), max_new_tokens, tuple(stop)
         shape = hf.head_shape(generator.loaded.model)
         total = shape.num_layers * shape.num_heads
@@ -324,7 +330,7 @@ class _Session:
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
             "heads": {"scoring": self.generator.scoring_heads.method, "copying": self.generator.copying_heads.method},
             "filter": asdict(self.filter),
-            "contrast": {**asdict(self.contrast), "source": self.generator.contrast_source(self.contrast)},
+            "contrast": asdict(self.contrast),
             "sampling": asdict(self.sampling),
             "max_new_tokens": self.max_new_tokens,
             "stop": list(self.stop),

@@ -317,10 +317,10 @@ class _RoomyLayer(DynamicLayer):
         self.values = self._append("_value_store", self.values, value_states)
         return self.keys, self.values
 
-    def _append(self, name: str, seen: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _append(self, name: str, seen: Any, new: torch.Tensor) -> torch.Tensor:
         start = seen.shape[-2] if seen.numel() else 0
         end = start + new.shape[-2]
-        store = getattr(self, name, None)
+        store: Any = getattr(self, name, None)
         # the rows may have been selected, repeated or exchanged since: then `seen` is not a view of the store any more
         fits = store is not None and _begins(store, seen) and end <= store.shape[-2]
         if not fits or (store.is_inference() and not torch.is_inference_mode_enabled()):

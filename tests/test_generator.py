@@ -14,6 +14,7 @@ import faithgen
 from faithgen import ContrastConfig, Document, FaithfulGenerator, FaithgenError, FilterConfig, HeadSet
 from faithgen import generator as generator_module
 from faithgen.answer import AnswerToken, best_share, measure_doubt
+from faithgen.decoding.contrast import ALPHA
 from faithgen.decoding.sampling import SamplingConfig
 from faithgen.models import LoadedModel
 from faithgen.prompting import FAITHFUL, UNFAITHFUL
@@ -630,3 +631,18 @@ def test_import_is_light():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_untrained_model_s_second_branch_only_signals_by_default(generator):
+    def tokens(contrast):
+        return [token.id for token in generator.generate(QUESTION, TEXTS, contrast=contrast, max_new_tokens=12).tokens]
+
+    default = generator.generate(QUESTION, TEXTS, max_new_tokens=12)
+    assert default.settings["contrast"] == asdict(ContrastConfig(source="heads", alpha=0.0))
+    assert [token.id for token in default.tokens] == tokens(ContrastConfig(source="none"))
+    assert any(token.jsd > 0 for token in default.tokens)
+    asked = generator.generate(QUESTION, TEXTS, contrast=ContrastConfig(source="heads"), max_new_tokens=12)
+    assert asked.settings["contrast"]["alpha"] == ALPHA
+    given = generator.generate(QUESTION, TEXTS, contrast=ContrastConfig(alpha=3.0), max_new_tokens=12)
+    assert given.settings["contrast"] == asdict(ContrastConfig(source="heads", alpha=3.0))
+    assert [token.id for token in given.tokens] == tokens(ContrastConfig(source="heads", alpha=3.0))

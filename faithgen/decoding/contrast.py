@@ -15,6 +15,8 @@ import torch
 
 from faithgen.errors import FaithgenError
 
+ALPHA = 0.2
+"""RHIO's contrast strength (2501.13573)."""
 Source = Literal["auto", "control", "heads", "context", "none"]
 Method = Literal["rhio", "cad", "adacad", "decore"]
 
@@ -27,12 +29,15 @@ class ContrastConfig:
         source (`str`, *optional*, defaults to `"auto"`):
             `"control"`: the prompt with `[unfaithful]` in its control slot (RHIO; needs a trained model). `"heads"`: the
             same prompt with retrieval heads masked (DeCoRe). `"context"`: the prompt without documents (CAD). `"none"`:
-            no second branch. `"auto"`: `"control"` for a model trained with control tokens, else `"heads"`.
+            no second branch. `"auto"`: `"control"` for a model trained with control tokens, else `"heads"` for its
+            signal alone (`alpha` 0 unless given): contrasting an untrained small model was not seen to help.
         method (`str`, *optional*, defaults to `"rhio"`):
             `"rhio"` and `"cad"` weigh by a constant `alpha` (the two papers' formulas are the same), `"adacad"` by the
             Jensen-Shannon divergence of the branches, `"decore"` by the entropy of the faithful branch (in nats); in
             the last two `alpha` scales that weight, 1 is the paper's.
-        alpha (`float`, *optional*, defaults to 0.2): contrast strength, 0 or more; 0 gives plain decoding. RHIO: 0.2.
+        alpha (`float`, *optional*):
+            Contrast strength, 0 or more; by default RHIO's 0.2 (see `"auto"` for the exception). 0 gives the tokens of plain
+            decoding, and still tells how far the branches disagree.
         plausibility (`float`, *optional*):
             Keep only tokens with at least this share (0 to 1) of the faithful branch's top probability (contrastive
             decoding's cut). Off by default, as in the papers.
@@ -49,7 +54,7 @@ class ContrastConfig:
 
     source: Source = "auto"
     method: Method = "rhio"
-    alpha: float = 0.2
+    alpha: float | None = None
     plausibility: float | None = None
     num_heads: int | None = None
     ablation: Literal["zero", "uniform"] = "zero"
@@ -62,12 +67,17 @@ class ContrastConfig:
             raise FaithgenError(f"contrast method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.ablation not in ("zero", "uniform"):
             raise FaithgenError(f"ablation {self.ablation!r} is not one of zero, uniform")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise FaithgenError(f"alpha is {self.alpha}; give a number of 0 or more, e.g. 0.2")
         if self.plausibility is not None and not 0 <= self.plausibility <= 1:
             raise FaithgenError(f"plausibility is {self.plausibility}; give a number from 0 to 1")
         if self.num_heads is not None and self.num_heads < 1:
             raise FaithgenError(f"num_heads is {self.num_heads}; give 1 or more")
+
+    @property
+    def strength(self) -> float:
+        """`alpha`, or its default."""
+        return ALPHA if self.alpha is None else self.alpha
 
     def heads_to_mask(self, total: int) -> int:
         """Number of heads to mask in a model with `total` heads."""
@@ -107,9 +117,11 @@ def combine(faithful: torch.Tensor, unfaithful: torch.Tensor, config: ContrastCo
     Returns:
         `torch.Tensor` of shape `[B, V]`: scores (unnormalised log-probabilities); `-inf` for implausible tokens.
     """
-    alpha = METHODS[config.method](faithful, unfaithful, config.alpha)
-    scores = (1 + alpha) * faithful - alpha * unfaithful
-    scores = scores.masked_fill(faithful.isneginf(), -torch.inf)  # impossible in both: inf - inf otherwise
+    scores = faithful
+    if config.strength:
+        alpha = METHODS[config.method](faithful, unfaithful, config.strength)
+        scores = (1 + alpha) * faithful - alpha * unfaithful
+        scores = scores.masked_fill(faithful.isneginf(), -torch.inf)  # impossible in both: inf - inf otherwise
     if config.plausibility:
         floor = faithful.amax(-1, keepdim=True) + math.log(config.plausibility)
         scores = scores.masked_fill(faithful < floor, -torch.inf)

@@ -118,7 +118,7 @@ class FaithgenLM(LM):
             "faithgen_revision": loaded.revision,
             "faithgen_method": self.method.name,
             "faithgen_contrast": self.source,
-            "faithgen_alpha": self.method.contrast.alpha if self.source != "none" else None,
+            "faithgen_alpha": self.generator.resolved(self.method.contrast).alpha if self.source != "none" else None,
         }
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
