@@ -160,7 +160,7 @@ def _bind(function: AttentionFunction, delegate: AttentionFunction) -> Attention
 
 
 @contextlib.contextmanager
-def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[None]:
+def attached(model: Any, functions: dict[int, AttentionFunction], *, innermost: bool = False) -> Iterator[None]:
     """Run `functions[layer]` around the attention of those layers of `model`, and put everything back after.
 
     The function in use (sdpa, flash, flex, eager) still does the attention; ours gets it as `delegate`. The mask the
@@ -169,6 +169,7 @@ def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[No
     Args:
         model (`PreTrainedModel`): a model whose attention goes through `AttentionInterface`.
         functions (`dict[int, AttentionFunction]`): by layer index; the layers must be full-attention layers.
+        innermost (`bool`, *optional*, defaults to `False`): be the `delegate` of those attached before, too.
 
     Raises:
         ValueError: If a layer is not a full-attention layer, or the attention in use cannot be wrapped.
@@ -181,7 +182,8 @@ def attached(model: Any, functions: dict[int, AttentionFunction]) -> Iterator[No
     with _lock:
         name = before if before in _NAMES.values() else _register(before)
         for layer, function in functions.items():
-            _attached[modules[layer]] = (*_attached.get(modules[layer], ()), function)
+            others = _attached.get(modules[layer], ())
+            _attached[modules[layer]] = (function, *others) if innermost else (*others, function)
     try:
         if name != before:
             _exchange_implementation(model, modules, before, name)

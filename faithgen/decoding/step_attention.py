@@ -50,4 +50,4 @@ def single_query_steps(model: Any) -> contextlib.AbstractContextManager[None]:
     """Use [`step_attention`] in all full-attention layers; does nothing for a model that is not on a CPU."""
     if hf.device_of(model).type != "cpu":
         return contextlib.nullcontext()
-    return hf.attached(model, dict.fromkeys(hf.attention_modules(model), step_attention))
+    return hf.attached(model, dict.fromkeys(hf.attention_modules(model), step_attention), innermost=True)

@@ -1,8 +1,11 @@
+import contextlib
+
 import pytest
 import torch
 
 from faithgen import hf
 from faithgen.decoding.step_attention import single_query_steps, step_attention
+from faithgen.heads.ablation import mask_heads
 from tests import tiny
 
 
@@ -84,3 +87,23 @@ def test_a_step_of_a_model_gives_its_own_logits(family, padded):
                     found.append(model(ids[:, 19:], **inputs).logits)
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_mask_around_the_steps_still_holds():
+    """What was attached before is not passed over: this attention takes the place of the fused kernel alone."""
+    model = tiny.llama(initializer_range=0.1)
+    ids = torch.randint(5, 500, (1, 12), generator=torch.Generator().manual_seed(2))
+    found = []
+    for context in (contextlib.nullcontext, lambda: single_query_steps(model)):
+        cache = hf.new_cache()
+        with torch.inference_mode():
+            model(ids[:, :11], past_key_values=cache)
+            with (
+                mask_heads(model, [(layer, head) for layer in range(4) for head in range(8)], mode="uniform"),
+                context(),
+            ):
+                found.append(model(ids[:, 11:], past_key_values=cache).logits)
+    with torch.inference_mode():
+        plain = model(ids).logits[:, -1:]
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found[1], plain, atol=1e-3)

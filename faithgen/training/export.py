@@ -1,0 +1,140 @@
+"""From a training run's folder to a checkpoint others can load: merged, or a clean adapter, each with its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from faithgen import models
+from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.training.card import model_card
+from faithgen.training.record import read_record, write_record
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    merge: bool = False,
+    base: str | None = None,
+    dtype: str = "auto",
+    results: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Export a trained checkpoint.
+
+    Args:
+        checkpoint (`str` or `PathLike`): folder that `faithgen train` wrote (or one of its `checkpoint-*`).
+        output (`str` or `PathLike`): folder to make; written under a temporary name and renamed.
+        merge (`bool`, *optional*, defaults to `False`):
+            Merge the adapter into its base model: an ordinary checkpoint for transformers, vLLM and others. Otherwise the
+            adapter alone, which faithgen puts on its base when it loads it. A checkpoint of a whole model is whole already.
+        base (`str`, *optional*): the base model, where it is not found under the name it was trained by.
+        dtype (`str`, *optional*, defaults to `"auto"`): of the weights; `"auto"` keeps that of the base, or of the adapter.
+        results (`str` or `PathLike`, *optional*): JSON of figures for the card: a list of rows, or name to figure.
+
+    Returns:
+        `Path` of the folder: weights, tokenizer with the control tokens, `faithgen_training.json` and `README.md`.
+
+    Raises:
+        FaithgenError: If the checkpoint is none, does not fit its base, or the output is not empty or cannot be written.
+    """
+    source, target = Path(checkpoint), Path(output)
+    if dtype not in DTYPES:
+        raise FaithgenError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    record = read_record(source)
+    if base is not None:
+        record["base"]["name"] = base
+    adapter = models.is_adapter(source)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FaithgenError(f"output {str(target)!r} is not empty; choose another")
+    whole = merge or not adapter
+    card = model_card(target.name, record, merged=whole, results=Path(results) if results is not None else None)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        os.chmod(temporary, 0o755)
+        if whole:
+            _write_whole(source, temporary, record, dtype, adapter)
+        else:
+            _write_adapter(source, temporary, record, dtype)
+        _tokenizer(source).save_pretrained(temporary)
+        write_record(temporary, {**record, "merged": whole})
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        for file in temporary.iterdir():  # weights are written for their owner alone
+            file.chmod(0o644)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        raise FaithgenError(
+            f"cannot write {str(target)!r} ({error.strerror or error}); choose another output"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write_whole(source: Path, folder: Path, record: dict[str, Any], dtype: str, adapter: bool) -> None:
+    """The merged model (or the whole one as it is)."""
+    from transformers import AutoModelForCausalLM
+
+    name = record["base"]["name"] if adapter else str(source)
+    target = models.locate(name)[0] if adapter else str(source)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(target, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise FaithgenError(
+            f"the model {name!r} could not be loaded; name the base that was trained with --base"
+        ) from error
+    if adapter:
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise MissingExtraError("merging an adapter", "train") from error
+        models.grow_vocabulary(model, len(_tokenizer(source)))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers has changed
+                model = PeftModel.from_pretrained(model, source).merge_and_unload(safe_merge=True)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise FaithgenError(
+                f"adapter {str(source)!r} does not fit its base model {name!r} ({reason[:200]}); name the base that was "
+                "trained with --base"
+            ) from error
+    model.save_pretrained(folder)
+
+
+def _write_adapter(source: Path, folder: Path, record: dict[str, Any], dtype: str) -> None:
+    """The adapter's weights in the dtype asked for, and its config."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    try:
+        weights = load_file(source / "adapter_model.safetensors")
+        settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise FaithgenError(
+            f"adapter {str(source)!r} is damaged or not there; give a folder of faithgen train"
+        ) from error
+    if dtype != "auto":
+        weights = {name: weight.to(getattr(torch, dtype)) for name, weight in weights.items()}
+    settings["base_model_name_or_path"] = record["base"]["name"]
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer(source: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source)

@@ -1,0 +1,218 @@
+"""One training run, from its settings to the saved checkpoint: what `faithgen train` does."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.training.rows import as_dataset, read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+METHODS = ("rhio", "retmask")
+
+
+def train(method: str, arguments: Sequence[str]) -> Path:
+    """Train as a recipe says.
+
+    Args:
+        method (`str`): `"rhio"` or `"retmask"`.
+        arguments (`Sequence[str]`): `--config recipe.yaml` and any `--key value` of the method's config, of TRL's
+            `ModelConfig`, `ScriptArguments` and `DatasetMixtureConfig`.
+
+    Returns:
+        `Path` of the checkpoint.
+
+    Raises:
+        FaithgenError: If settings, data, model or output folder cannot be used.
+        MissingExtraError: If TRL, PEFT or datasets is not installed.
+    """
+    try:
+        import datasets  # noqa: F401
+        import peft  # noqa: F401
+        import trl
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    from faithgen.training.arguments import parse_arguments
+
+    # TRL and PEFT use this name themselves, transformers 5.23 has a new one
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
+    trainer_type, config_type = _types(method)
+    script, config, model, mixture = parse_arguments(config_type, arguments, f"faithgen train {method}")
+    resume = _check_output(config)
+    if model.model_name_or_path is None:
+        raise FaithgenError("model_name_or_path is missing; give default, a hub id, a folder or a .gguf file")
+    pairs = method == "retmask" or bool(config.unfaithful_weight)
+    data, info = _datasets(script, mixture, config, ("answer", "unfaithful") if pairs else ("answer",))
+    options = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+    }
+    config.model_init_kwargs = {**options, **(config.model_init_kwargs or {})}
+    trainer = trainer_type(
+        model=model.model_name_or_path,
+        args=config,
+        train_dataset=data["train"],
+        eval_dataset=data.get("eval"),
+        quantization_config=trl.get_quantization_config(model),
+        peft_config=trl.get_peft_config(model),
+    )
+    trainer.data_info = info
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(config.output_dir)
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    _end(trainer)
+    return Path(config.output_dir)
+
+
+def _end(trainer: Any) -> None:
+    """Finish trackers and processes.
+
+    The wrapper of distributed training goes first: if it is the last to hold the process group, freeing it waits for a
+    thread of gloo that waits for Python's lock, and the process hangs now and then.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.end()
+
+
+def _types(method: str) -> tuple[Any, Any]:
+    from faithgen import training
+
+    if method not in METHODS:
+        raise FaithgenError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
+    name = {"rhio": "RHIO", "retmask": "RetMask"}[method]
+    return getattr(training, f"{name}Trainer"), getattr(training, f"{name}Config")
+
+
+def _check_output(config: Any) -> str | None:
+    """What to resume from; an output folder with something in it is refused unless it is resumed."""
+    folder = Path(config.output_dir)
+    resume = {"true": True, "false": None}.get(
+        str(config.resume_from_checkpoint).lower(), config.resume_from_checkpoint
+    )
+    if folder.exists() and not folder.is_dir():
+        raise FaithgenError(f"output_dir {str(folder)!r} is a file; give a folder")
+    if resume is True:
+        resume = _last_whole_checkpoint(folder)
+        if resume is None:
+            raise FaithgenError(
+                f"output_dir {str(folder)!r} holds no whole checkpoint to resume from; remove it, and leave "
+                "resume_from_checkpoint out"
+            )
+    elif resume is not None:
+        if not Path(resume).is_dir():
+            raise FaithgenError(
+                f"resume_from_checkpoint {resume!r} is no folder; give a checkpoint, or true for the last one"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise FaithgenError(
+            f"output_dir {str(folder)!r} is not empty; add --resume_from_checkpoint true to go on from its last checkpoint, "
+            "or choose another"
+        )
+    config.distributed_state.wait_for_everyone()  # no process may write before all have looked
+    return resume
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.partition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint that was written to its end: its state is what is written last."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _datasets(
+    script: Any, mixture: Any, config: Any, needs: tuple[str, ...]
+) -> tuple[dict[str, Dataset], dict[str, Any]]:
+    """The data to train and evaluate on, and what the training record says of it."""
+    if script.dataset_streaming or mixture.streaming:
+        raise FaithgenError("streamed data is not supported: lengths are checked before training; leave streaming out")
+    if mixture.datasets:
+        found = _mixture(mixture)
+        info: dict[str, Any] = {"source": [entry.path for entry in mixture.datasets]}
+        sources = {"train": found[script.dataset_train_split]}
+        if script.dataset_test_split in found:
+            sources["eval"] = found[script.dataset_test_split]
+    elif script.dataset_name:
+        sources = {"train": _source(script.dataset_name, script.dataset_config, script.dataset_train_split)}
+        info = _file_info(script.dataset_name)
+    else:
+        raise FaithgenError(
+            "dataset_name is missing; give a JSONL file of rows (faithgen data unfaithful) or a data set"
+        )
+    if script.eval_dataset_name:
+        name, split = script.eval_dataset_name, script.dataset_test_split
+        sources["eval"] = _source(name, script.dataset_config, split)
+    if str(getattr(config.eval_strategy, "value", config.eval_strategy)) == "no":
+        sources.pop("eval", None)
+    elif "eval" not in sources:
+        raise FaithgenError(
+            "eval_strategy needs rows to evaluate on; give eval_dataset_name, or set eval_strategy: no"
+        )
+    rows = {name: read_rows(source, needs=needs) for name, source in sources.items()}
+    return {name: as_dataset(found) for name, found in rows.items()}, info | {"rows": len(rows["train"])}
+
+
+def _mixture(mixture: Any) -> Any:
+    from trl import get_dataset
+
+    try:
+        return get_dataset(mixture)
+    except Exception as error:  # `datasets` raises anything from ConnectionError to its own classes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FaithgenError(f"datasets could not be read ({reason}); check their path and data_files") from error
+
+
+def _source(name: str, config_name: str | None, split: str) -> Any:
+    """The file itself, or a split of a data set on the hub."""
+    return Path(name) if Path(name).is_file() else _rows_of(name, config_name, split)
+
+
+def _rows_of(name: str, config_name: str | None, split: str) -> Any:
+    from datasets import load_dataset
+
+    if Path(name).suffix in (".jsonl", ".json"):
+        raise FaithgenError(f"dataset_name: there is no file {name!r}; give a JSONL file of rows or a data set's name")
+    try:
+        return load_dataset(name, name=config_name, split=split)
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FaithgenError(
+            f"data set {name!r} (split {split!r}) could not be read ({reason}); check its name"
+        ) from error
+
+
+def _file_info(name: str) -> dict[str, Any]:
+    """Name and checksum of a file of rows, and how its unfaithful answers were made."""
+    path = Path(name)
+    if not path.is_file():
+        return {"source": name}
+    info: dict[str, Any] = {"source": path.name}
+    with path.open("rb") as stream:
+        info["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        summary = json.loads(path.with_name(f"{path.stem}.summary.json").read_text(encoding="utf-8"))
+        info["samples"] = {key: summary[key] for key in ("kept", "dropped", "documents_cut", "settings")}
+    except (OSError, ValueError, KeyError, TypeError):
+        info["samples"] = None
+    return info

@@ -1,0 +1,159 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("trl")
+
+from tests.conftest import ROOT
+from tests.training.conftest import DOCUMENTS, QUESTIONS
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    found = [
+        {"id": str(i), "question": q, "documents": DOCUMENTS, "answer": a, "unfaithful": u}
+        for i, (q, a, u) in enumerate(QUESTIONS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_folder, rows):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"""\
+model_name_or_path: {tiny_folder}
+dataset_name: {rows}
+output_dir: {tmp_path / "run"}
+use_cpu: true
+bf16: false
+gradient_checkpointing: false
+use_peft: true
+lora_r: 4
+lora_dropout: 0.0
+lora_target_modules: all-linear
+max_steps: 4
+per_device_train_batch_size: 2
+learning_rate: 1.0e-2
+lr_scheduler_type: constant
+warmup_steps: 0
+logging_steps: 1
+save_strategy: steps
+save_steps: 2
+report_to: none
+disable_tqdm: true
+""")
+    return path
+
+
+def losses(folder):
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.mark.parametrize("method", ["rhio", "retmask"])
+def test_a_recipe_trains_and_what_comes_out_is_exported(run, recipe, tmp_path, method):
+    code, _, err = run("train", method, "--config", recipe)
+    assert code == 0, err
+    assert f"written to {tmp_path / 'run'}" in err
+    record = json.loads((tmp_path / "run" / "faithgen_training.json").read_text())
+    assert (record["method"], record["data"]["source"], record["data"]["rows"]) == (method, "rows.jsonl", 4)
+    lengths = record["data"]["lengths"]["train"]
+    assert (lengths["rows"], lengths["cut"], lengths["dropped"], lengths["limit"]) == (4, 0, 0, 1024)
+    assert (record["settings"]["max_steps"], record["adapter"]["r"]) == (4, 4)
+    code, _, err = run("export", "--checkpoint", tmp_path / "run", "--output", tmp_path / "merged", "--merge")
+    assert code == 0, err
+    assert (tmp_path / "merged" / "README.md").exists()
+    code, _, err = run("train", method, "--config", recipe)
+    assert code == 2
+    assert "is not empty; add --resume_from_checkpoint true" in err
+
+
+def test_evaluation_rows_are_of_their_own(run, recipe, rows, tmp_path):
+    changes = ["--eval_strategy", "steps", "--eval_steps", "2", "--max_steps", "2", "--unfaithful_weight", "0.5"]
+    code, _, err = run("train", "rhio", "--config", recipe, *changes)
+    assert code == 2
+    assert "eval_dataset_name" in err
+    code, _, err = run("train", "rhio", "--config", recipe, *changes, "--eval_dataset_name", rows)
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "faithgen_training.json").read_text())
+    assert record["evaluation"]["eval_loss_unfaithful"] > 0
+    assert record["settings"]["unfaithful_weight"] == 0.5
+
+
+@pytest.mark.timeout(200)
+def test_a_run_that_was_killed_reaches_the_same_loss(run, recipe, tmp_path):
+    assert run("train", "rhio", "--config", recipe, "--output_dir", tmp_path / "whole")[0] == 0
+    command = [sys.executable, "-m", "faithgen", "train", "rhio", "--config", str(recipe), "--max_steps", "4000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "run"
+    until = time.monotonic() + 120
+    while not (folder / "checkpoint-2" / "trainer_state.json").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for later in folder.glob("checkpoint-*"):  # it may have come further; be it killed while it wrote the next
+        if later.name != "checkpoint-2":
+            (later / "trainer_state.json").unlink(missing_ok=True)
+    code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", "true")
+    assert code == 0, err
+    assert losses(folder) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--overlong", "cut"], "invalid choice: 'cut'"),
+        (["--lerning_rate", "1"], "unknown arguments"),
+        (["--dataset_name", "none.jsonl"], "there is no file 'none.jsonl'"),
+        (["--dataset_name", "none"], "dataset_name is missing"),
+        (["--model_name_or_path", "/none"], "does not exist"),
+        (["--resume_from_checkpoint", "true"], "holds no whole checkpoint"),
+        (["--resume_from_checkpoint", "gone"], "is no folder"),
+        (["--max_length", "40"], "4 of 4 rows of the train data are longer than max_length 40"),
+        (["--max_length", "40", "--overlong", "drop"], "all 4 rows"),
+        (["--dataset_streaming"], "streamed"),
+        (["--config", "gone.yaml"], "gone.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, recipe, arguments, message, tmp_path):
+    if arguments == ["--dataset_name", "none"]:
+        recipe.write_text("\n".join(line for line in recipe.read_text().splitlines() if "dataset_name" not in line))
+        arguments = []
+    config = [] if "--config" in arguments else ["--config", recipe]
+    code, _, err = run("train", "rhio", *config, *arguments)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_rows_without_unfaithful_answers_are_refused(run, recipe, rows):
+    bare = [{k: v for k, v in json.loads(line).items() if k != "unfaithful"} for line in rows.read_text().splitlines()]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in bare))
+    code, _, err = run("train", "rhio", "--config", recipe)
+    assert code == 2
+    assert "has no 'unfaithful'" in err
+    code, _, err = run("train", "rhio", "--config", recipe, "--unfaithful_weight", "0", "--max_steps", "1")
+    assert code == 0, err
+
+
+def test_help_lists_the_keys(run):
+    code, out, _ = run("train", "rhio", "--help")
+    assert code == 0
+    assert "--unfaithful_weight" in out
+    assert "--learning_rate" in out
+    code, out, _ = run("train", "--help")
+    assert "retmask" in out
+
+
+def test_a_missing_extra_says_how_to_install_it(run, recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    code, _, err = run("train", "rhio", "--config", recipe)
+    assert code == 2
+    assert "pip install 'faithgen[train]'" in err

@@ -1,0 +1,193 @@
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from faithgen.errors import FaithgenError
+from faithgen.generator import FaithfulGenerator
+from faithgen.heads.head_set import HeadSet
+from faithgen.models import load_model, locate
+from faithgen.training import RHIOConfig, RHIOTrainer, export_checkpoint
+from tests import tiny
+
+QUESTION, DOCUMENTS = "When was it lit?", ["The lighthouse was first lit in 1868.", "A ferry takes twenty minutes."]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def base(request, tmp_path_factory):
+    """A checkpoint folder with a full vocabulary, so that the table has to grow."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-base"
+    tiny.llama(vocab_size=480, tie_word_embeddings=request.param).save_pretrained(folder)
+    tiny.byte_level_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """An adapter folder as `faithgen train` leaves it, and the model in memory."""
+    from faithgen.training.rows import as_dataset, read_rows
+    from tests.training.conftest import DOCUMENTS, QUESTIONS
+
+    rows = [
+        {"id": str(i), "question": q, "documents": DOCUMENTS, "answer": a, "unfaithful": u}
+        for i, (q, a, u) in enumerate(QUESTIONS)
+    ]
+    folder = tmp_path_factory.mktemp("trained") / "adapter"
+    config = RHIOConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        max_steps=3,
+        learning_rate=2e-2,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    lora = LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    data = as_dataset(read_rows(rows, needs=("answer", "unfaithful")))
+    trainer = RHIOTrainer(model=str(base), args=config, train_dataset=data, peft_config=lora)
+    trainer.data_info = {
+        "source": "rows.jsonl",
+        "rows": 4,
+        "samples": {"kept": 4, "settings": {"masked_heads": 14, "seed": 5}},
+    }
+    trainer.train()
+    trainer.save_model(str(folder))
+    return folder, trainer.model.eval()
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def ids_of(tokenizer):
+    return torch.tensor([[*range(5, 25), *tokenizer.convert_tokens_to_ids(["[faithful]", "[unfaithful]"]), 30]])
+
+
+def test_the_merged_checkpoint_is_an_ordinary_one(trained, tmp_path):
+    folder, live = trained
+    merged = export_checkpoint(folder, tmp_path / "merged", merge=True)
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    ids = ids_of(tokenizer)
+    assert torch.allclose(logits_of(model, ids), logits_of(live, ids), atol=1e-5)
+    assert model.config.vocab_size == 482
+    assert tokenizer.convert_tokens_to_ids("[faithful]") == 480
+    assert not (merged / "adapter_config.json").exists()
+    assert (merged / "generation_config.json").exists()
+
+
+def test_adapter_and_merged_checkpoint_answer_alike_and_contrast_by_themselves(trained, base, tmp_path):
+    folder, live = trained
+    merged = export_checkpoint(folder, tmp_path / "merged", merge=True)
+    alone = export_checkpoint(folder, tmp_path / "alone")
+    before = load_model(base, dtype="float32")
+    heads = HeadSet([[0.5] * 8] * 4, "copying", before.model_id, before.revision)
+    answers = []
+    for checkpoint in (folder, alone, merged):
+        loaded = load_model(checkpoint, dtype="float32")
+        ids = ids_of(loaded.tokenizer)
+        assert torch.allclose(logits_of(loaded.model, ids), logits_of(live, ids), atol=1e-5)
+        assert loaded.model_id == before.model_id  # so the heads of the base are its heads
+        assert loaded.revision.startswith(f"{before.revision}+")
+        generator = FaithfulGenerator(loaded, heads, heads)
+        answer = generator.generate(QUESTION, DOCUMENTS, max_new_tokens=8)
+        assert answer.settings["contrast"]["source"] == "control"
+        answers.append((answer.text, answer.finish_reason))
+    assert len(set(answers)) == 1
+
+
+def test_the_exported_adapter_names_its_base_and_can_be_small(trained, base, tmp_path):
+    from safetensors.torch import load_file
+
+    folder, _ = trained
+    alone = export_checkpoint(folder, tmp_path / "alone", dtype="bfloat16", base="org/base-model")
+    weights = load_file(alone / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert sum(weight.numel() for name, weight in weights.items() if "tokens" in name) == 2 * 64
+    assert json.loads((alone / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/base-model"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    assert sorted(file.name for file in alone.iterdir() if "token" not in file.name and file.suffix != ".jinja") == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "faithgen_training.json",
+    ]
+
+
+def test_the_card_states_data_heads_recipe_and_results(trained, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([{"set": "dev | a", "faithfulness": 0.8}, {"set": "b", "faithfulness": 0.7}]))
+    folder, _ = trained
+    card = (export_checkpoint(folder, tmp_path / "merged", merge=True, results=results) / "README.md").read_text()
+    front = card.split("---")[1]
+    assert "library_name: transformers" in front
+    assert "base_model:" not in front  # a local folder is no name on the hub
+    for text in (
+        "2501.13573",
+        "| source | rows.jsonl |",
+        "| masked heads | 14 |",
+        "max_steps: 3",
+        "r 4",
+        "dev \\| a",
+        "| b | 0.7 |",
+        "[faithful]",
+    ):
+        assert text in card, text
+    assert str(tmp_path) not in card
+    plain = (export_checkpoint(folder, tmp_path / "alone", base="org/name") / "README.md").read_text()
+    assert "base_model: org/name" in plain
+    assert "library_name: peft" in plain
+    assert "Not measured" in plain
+
+
+def test_bad_input_is_said_and_nothing_is_left_behind(trained, base, tmp_path):
+    folder, _ = trained
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "x").touch()
+    other = tmp_path / "other"
+    tiny.llama(hidden_size=32).save_pretrained(other)
+    tiny.byte_level_tokenizer().save_pretrained(other)
+    broken = tmp_path / "results.json"
+    broken.write_text("[1]")
+    for arguments, message in (
+        ({"output": full}, "not empty"),
+        ({"checkpoint": base}, "faithgen train has written"),
+        ({"checkpoint": tmp_path / "none"}, "faithgen_training.json"),
+        ({"merge": True, "base": str(other)}, "does not fit its base model"),
+        ({"merge": True, "base": str(tmp_path / "gone")}, "does not exist"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+        ({"results": broken}, "results"),
+    ):
+        with pytest.raises(FaithgenError, match=message):
+            export_checkpoint(**{"checkpoint": folder, "output": tmp_path / "out", **arguments})
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_adapter_that_cannot_be_loaded_is_said(trained, tmp_path):
+    import shutil
+
+    folder, _ = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    settings = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
+    with pytest.raises(FaithgenError, match="is damaged"):
+        load_model(copy)
+    other = tmp_path / "other"
+    tiny.llama(hidden_size=32).save_pretrained(other)
+    tiny.byte_level_tokenizer().save_pretrained(other)
+    (copy / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(other)}))
+    with pytest.raises(FaithgenError, match="does not fit its base model"):
+        load_model(copy)
+    with pytest.raises(FaithgenError, match="is an adapter; merge it"):
+        locate(folder)

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faithgen.errors import FaithgenError
+from faithgen.training.rows import as_dataset, read_rows
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_come_from_a_file_memory_or_datasets(pairs, tmp_path):
+    from datasets import Dataset
+
+    mixed = [{**pairs[0], "documents": ["plain text", {"text": "with title", "title": "T", "score": 0.5}]}, *pairs[1:]]
+    expected = [row.to_dict() for row in read_rows(mixed, needs=("answer", "unfaithful"))]
+    assert [row.to_dict() for row in read_rows(jsonl(tmp_path / "rows.jsonl", mixed))] == expected
+    columns = Dataset.from_list(pairs)
+    assert [row.to_dict() for row in read_rows(columns)][1:] == expected[1:]
+    assert as_dataset(read_rows(mixed)).to_list() == expected
+    assert len(read_rows(mixed, limit=2)) == 2
+
+
+def test_rows_without_an_id_are_numbered_and_blank_lines_are_not_rows(tmp_path):
+    row = {"question": "q", "documents": ["d"], "answer": "a"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\ufeff" + json.dumps(row) + "\n\n" + json.dumps({**row, "id": 7}) + "\n", encoding="utf-8")
+    assert [found.id for found in read_rows(path)] == ["1", "7"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": None}, "line 1 has no 'answer'; the columns needed are question, documents, answer, it has id"),
+        ({"answer": ["a", "b"]}, "line 1: 'answer' is not text"),
+        ({"answer": " "}, "line 1: 'answer' is not text"),
+        ({"question": ""}, "line 1: 'question' is not text"),
+        ({"documents": []}, "line 1: there are no documents"),
+        ({"documents": "one"}, "line 1: the documents are not a list"),
+        ({"documents": [{"title": "t"}]}, "line 1: .*no text"),
+    ],
+)
+def test_an_unusable_row_is_named(pairs, tmp_path, change, message):
+    path = jsonl(tmp_path / "rows.jsonl", [{**pairs[0], **change}])
+    with pytest.raises(FaithgenError, match=message):
+        read_rows(path)
+
+
+def test_unusable_sources_are_named(pairs, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"a": \n')
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for source, message in (
+        (empty, "is empty"),
+        (broken, "line 1 is not valid JSON"),
+        (binary, "not UTF-8"),
+        (tmp_path / "none.jsonl", "there is no file"),
+        ([pairs[0], pairs[0]], "row 2 has the id '0', as row 1 has"),
+        ([1], "row 1 is not an object"),
+        (pairs[0], "one mapping"),
+        ([], "is empty"),
+    ):
+        with pytest.raises(FaithgenError, match=message):
+            read_rows(source)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_any_row_is_read_or_refused_in_one_line(value):
+    for row in (value, {"question": "q", "documents": value, "answer": "a"}, {"question": value, "documents": ["d"]}):
+        try:
+            assert read_rows([row], needs=())[0].documents
+        except FaithgenError as error:
+            assert str(error)  # noqa: PT017
