@@ -156,7 +156,7 @@ class FaithfulGenerator:
             cut = [documents[index].id for index in ranking.truncated]
             if cut:
                 warnings.append(f"too long for the model's window, scored on their beginning: {', '.join(cut)}")
-        source = self.contrast_source(contrast)
+        source = contrast.source  # resolved: never "auto"
         control = FAITHFUL if source == "control" or self.builder.has_control_tokens else None
         chosen = [documents[index] for index in kept]
         prompt = self.builder.build(question, chosen, reserve=reserve, control=control)
@@ -193,7 +193,7 @@ class FaithfulGenerator:
     ) -> PairDecoder:
         shape = hf.head_shape(self.loaded.model)
         masked: list[Head] = []
-        if self.contrast_source(contrast) == "heads":
+        if contrast.source == "heads":
             masked = self.copying_heads.top(contrast.heads_to_mask(shape.num_layers * shape.num_heads))
         return PairDecoder(
             self.loaded.model,
@@ -276,7 +276,7 @@ class _Session:
         if asked > total:
             raise FaithgenError(f"cannot take {asked} heads of {total}; ask for fewer")
         hf.check_cache_supported(generator.loaded.model)
-        if generator.contrast_source(self.contrast) == "control":
+        if self.contrast.source == "control":
             generator.builder.control_id(UNFAITHFUL)
         self.answers: list[Answer] = []
 

@@ -248,7 +248,8 @@ def _lm_eval(tasks: list[str], method: str, chat: bool, output: Path, load: Any,
 
     from faithgen.evaluation.lm_eval_run import check_tasks, run_tasks, table
     from faithgen.evaluation.methods import get_method
-    from faithgen.evaluation.store import RunFolder, write_text
+    from faithgen.evaluation.store import RunFolder
+    from faithgen.files import write_text
 
     data, seed = given["data"], given["seed"]
     chosen = get_method(method, alpha=given["alpha"], seed=seed)

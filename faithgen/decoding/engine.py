@@ -14,7 +14,7 @@ import torch
 
 from faithgen import hf
 from faithgen.decoding.contrast import ContrastConfig, combine, jensen_shannon
-from faithgen.decoding.packing import packed_linears
+from faithgen.decoding.packing import packed_linears, refresh_packed
 from faithgen.decoding.sampling import Sampler, SamplingConfig
 from faithgen.decoding.step_attention import single_query_steps
 from faithgen.heads.ablation import mask_heads
@@ -117,6 +117,7 @@ class PairDecoder:
         self.device = hf.device_of(model)
         self._sampler = Sampler(sampling or SamplingConfig(), len(prompts), self.device)
         self._stopped: set[int] = set()
+        refresh_packed(model)
 
     def finish(self, question: int) -> None:
         """Stop a question before the next step (a stop string was found in its text)."""

@@ -22,6 +22,7 @@ MAX_ROWS = 32
 MEMORY_SHARE = 0.25
 """Most of the free memory that the copies may take."""
 _DTYPES = (torch.float32, torch.bfloat16)
+_SAMPLES = 256
 
 
 _packed: weakref.WeakKeyDictionary[nn.Module, list[_Packed]] = weakref.WeakKeyDictionary()
@@ -32,9 +33,9 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
     """Run the linear layers of a model on packed weights; everything is put back on leaving.
 
     They are packed at the first use and kept as long as the model. They serve in inference mode only, for at most 32 rows,
-    and while a layer's weight is the one that was packed; anything else goes the ordinary way. Nothing is packed on a GPU,
-    in other dtypes than float32 and bfloat16, without oneDNN, or where a quarter of the free memory would not hold the
-    copies.
+    and while a layer's weight is the one that was packed; anything else goes the ordinary way, until [`refresh_packed`]
+    packs it anew. Nothing is packed on a GPU, in other dtypes than float32 and bfloat16, without oneDNN, or where a quarter
+    of the free memory would not hold the copies.
 
     Yields:
         `int`: layers that run on packed weights.
@@ -51,6 +52,23 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
             vars(one.layer).pop("forward", None)
 
 
+def refresh_packed(model: nn.Module) -> int:
+    """Pack again the layers whose weight is another than the one that was packed; called when a decoder is made.
+
+    A changed version or place of the weight is seen, and so is a change that leaves both alone (`weight.data += ...`, as
+    adapters are merged), by 256 values over the whole weight: an edit that touches none of them is not.
+
+    Returns:
+        `int`: layers packed anew; 0 if the model was never packed.
+    """
+    layers = _packed.get(model, [])
+    changed = [i for i, one in enumerate(layers) if one.is_stale()]
+    for i in changed:
+        if _fits(layers[i].layer):
+            layers[i] = _Packed(layers[i].layer)
+    return len(changed)
+
+
 def _pack(model: nn.Module) -> list[_Packed]:
     layers: list[Any] = [module for module in model.modules() if _fits(module)]
     needed = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
@@ -64,7 +82,8 @@ class _Packed:
 
     def __init__(self, layer: nn.Linear):
         self.layer, self.features = layer, layer.in_features
-        self.weight, self.version = layer.weight, layer.weight._version
+        self.weight, self.version, self.place = layer.weight, layer.weight._version, layer.weight.data_ptr()
+        self.sample = self._sampled()
         with torch.no_grad():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 2)
 
@@ -73,12 +92,24 @@ class _Packed:
         if (
             torch.is_inference_mode_enabled()
             and states.numel() <= MAX_ROWS * self.features
-            and layer.weight is self.weight
-            and self.weight._version == self.version
+            and self._is_packed()
             and states.dtype == self.packed.dtype
+            and states.device.type == "cpu"
         ):
             return torch.ops.mkldnn._linear_pointwise(states, self.packed, layer.bias, "none", [], "")
         return nn.functional.linear(states, layer.weight, layer.bias)
+
+    def is_stale(self) -> bool:
+        """Whether the weight is, as far as can be seen, another than the packed one."""
+        return not self._is_packed() or not torch.equal(self._sampled(), self.sample)
+
+    def _is_packed(self) -> bool:
+        weight = self.layer.weight
+        return weight is self.weight and weight._version == self.version and weight.data_ptr() == self.place
+
+    def _sampled(self) -> torch.Tensor:
+        values = self.layer.weight.detach().flatten()
+        return values[:: max(1, values.numel() // _SAMPLES) | 1].clone()  # odd: not one column again and again
 
 
 def _fits(module: Any) -> bool:

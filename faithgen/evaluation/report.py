@@ -11,9 +11,10 @@ from typing import Any
 
 from faithgen.evaluation.plots import Plot, bars, needle_map, support_by_length
 from faithgen.evaluation.statistics import Estimate, PairedDifference
-from faithgen.evaluation.store import Row, write_text
+from faithgen.evaluation.store import Row
 from faithgen.evaluation.summary import MethodFigures, SetFigures, figures_record, summarise_run, values_of
 from faithgen.evaluation.tasks import describe, higher_is_better
+from faithgen.files import write_text
 
 FEW = 30
 """Rows below which a bootstrap interval is too narrow to be trusted."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError
+from faithgen.files import write_text
 
 FORMAT = "faithgen-eval-1"
 _COMPARED = ("settings", "datasets", "model", "methods", "scorer")
@@ -244,28 +245,6 @@ def load_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row]]:
     if not rows:
         raise FaithgenError(f"{str(path)!r} holds no rows; finish the run with --resume")
     return record, rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it.
-
-    Raises:
-        FaithgenError: If it cannot be written.
-    """
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FaithgenError(f"cannot write {path} ({error.strerror or type(error).__name__})") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:

@@ -104,7 +104,8 @@ class Ranking:
     """Scores of documents.
 
     Attributes:
-        scores (`list[float]`): gamma(d), the sum over heads of the share of each head's document attention (eq. 5).
+        scores (`list[float]`): gamma(d), the sum over heads of the share of each head's document attention (eq. 5). With
+            `refine`, the best are read once more and share their scores out anew: comparable among themselves only.
         votes (`list[bool]`): whether any head has the document among its `top_m` (eq. 4).
         prefill_tokens (`int`): tokens that the scoring passes read.
         passes (`int`): scoring passes: one for each window that the documents fill, and those that compare or refine.

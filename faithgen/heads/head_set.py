@@ -6,13 +6,13 @@ import json
 import math
 import os
 import random
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError
+from faithgen.files import write_text
 
 Head = tuple[int, int]
 """`(layer index, query head index)`, both from 0."""
@@ -170,23 +170,11 @@ class HeadSet:
         Raises:
             FaithgenError: If the file cannot be written.
         """
-        target = Path(path)
         head, rows = self.to_dict(), self.scores
         del head["scores"]
         lines = ",\n  ".join(json.dumps(list(row)) for row in rows)
         text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "scores": [\n  {lines}\n ]\n}}\n'
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise FaithgenError(f"cannot write {str(target)!r} ({error.strerror}); choose another --output") from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        write_text(path, text, mend="choose another --output")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadSet:

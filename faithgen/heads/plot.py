@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
-from faithgen.errors import FaithgenError
+from faithgen.files import replacing
 from faithgen.heads.head_set import HeadSet
 
 
@@ -38,12 +36,5 @@ def plot_heads(head_set: HeadSet, path: str | os.PathLike[str], *, mark: int = 1
     )
     axes.set(xlabel="layer", ylabel="head", title=f"{head_set.method} heads of {head_set.model_id}"[:80])
     figure.colorbar(image, ax=axes, label="score")
-    target = Path(path)
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}-", suffix=".png", dir=target.parent)
-        os.close(descriptor)
+    with replacing(path, suffix=".png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise FaithgenError(f"cannot write {str(target)!r} ({error.strerror}); choose another file") from error

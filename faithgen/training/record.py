@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError
+from faithgen.files import write_text
 from faithgen.models import TRAINING_RECORD
 
 FORMAT = "faithgen-training-1"
@@ -68,14 +68,8 @@ def training_record(trainer: Any, method: str, control: dict[str, Any] | None) -
 
 def write_record(folder: str | os.PathLike[str], record: dict[str, Any]) -> None:
     """Write the record into a checkpoint folder, to a temporary name first."""
-    target = Path(folder) / TRAINING_RECORD
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".record-", dir=target.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(record, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, target)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_text(Path(folder) / TRAINING_RECORD, text, mend="choose another output", parents=True)
 
 
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from faithgen.errors import FaithgenError
+from faithgen.files import write_text
 
 
 @dataclass
@@ -155,11 +155,4 @@ class SampleFiles:
 
     def _write_summary(self) -> None:
         text = json.dumps(self.summary.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{self.summary_file.name}-", dir=self.output.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.summary_file)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_text(self.summary_file, text, mend="choose another output")

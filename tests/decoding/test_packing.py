@@ -6,10 +6,15 @@ import torch
 from torch import nn
 
 from faithgen.decoding import packing
+from faithgen.decoding.contrast import ContrastConfig
+from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.decoding.packing import packed_linears
 from tests import tiny
 
 pytestmark = pytest.mark.skipif(not packing._available(), reason="this PyTorch has no oneDNN operators")
+
+
+NONE = ContrastConfig(source="none")
 
 
 def tokens(rows=2, length=1):
@@ -113,22 +118,77 @@ def test_training_and_no_grad_take_the_ordinary_way(calls):
     assert one[0].weight.grad is not None
 
 
-@pytest.mark.parametrize("change", ["in place", "exchanged"])
+CHANGES = {
+    "in place": lambda layer: layer.weight.mul_(3),
+    "exchanged": lambda layer: setattr(layer, "weight", nn.Parameter(torch.randn(4, 8))),
+    "other storage": lambda layer: setattr(layer.weight, "data", torch.randn(4, 8)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_weight_is_not_answered_from_the_old_one(calls, change):
     one = nn.Sequential(nn.Linear(8, 4))
-    with packed_linears(one):
-        pass
+    packed_layers(one)
     with torch.no_grad():
-        if change == "in place":
-            one[0].weight.mul_(3)
-        else:
-            one[0].weight = nn.Parameter(torch.randn(4, 8))
+        CHANGES[change](one[0])
     states = torch.randn(1, 8)
     with torch.inference_mode(), packed_linears(one):
         calls.clear()
         found = one(states)
     assert not calls
     torch.testing.assert_close(found, nn.functional.linear(states, one[0].weight, one[0].bias))
+
+
+# `.data` is how PEFT merges an adapter: neither the version nor the place of the weight changes
+@pytest.mark.parametrize(
+    "change", [*CHANGES.values(), lambda layer: layer.weight.data.__iadd__(0.25)], ids=[*CHANGES, "data"]
+)
+def test_a_changed_weight_is_packed_anew_for_the_next_decoder(calls, change):
+    one = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
+    packed_layers(one)
+    assert packing.refresh_packed(one) == 0
+    with torch.no_grad():
+        change(one[0])
+    assert packing.refresh_packed(one) == 1
+    states = torch.randn(1, 8)
+    with torch.inference_mode(), packed_linears(one):
+        calls.clear()
+        found = one[0](states)
+    assert calls
+    torch.testing.assert_close(found, nn.functional.linear(states, one[0].weight, one[0].bias))
+    assert packing.refresh_packed(one) == 0
+
+
+def test_a_layer_that_left_the_cpu_or_the_dtype_takes_the_ordinary_way(calls):
+    one = nn.Sequential(nn.Linear(8, 4))
+    packed_layers(one)
+    one.to(torch.float16)
+    packing.refresh_packed(one)
+    with torch.inference_mode(), packed_linears(one):
+        calls.clear()
+        assert one(torch.randn(1, 8, dtype=torch.float16)).dtype == torch.float16
+    one.to("meta")
+    packing.refresh_packed(one)
+    with torch.inference_mode(), packed_linears(one):
+        assert one(torch.randn(1, 8, dtype=torch.float16, device="meta")).device.type == "meta"
+    assert not calls
+
+
+def test_a_merged_adapter_answers_from_its_own_weights(model):
+    """A decoder packs, the weights change as PEFT changes them, the next decoder gives the new model's tokens."""
+
+    def decode():
+        prompt = PairPrompt(tokens(1, 12)[0].tolist())
+        return [
+            row.token for rows in PairDecoder(model, [prompt], NONE, max_new_tokens=8, end_tokens=[]) for row in rows
+        ]
+
+    before = decode()
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data += torch.randn_like(layer.mlp.down_proj.weight)
+    after = decode()
+    packing._packed.pop(model)
+    assert after == decode() != before
 
 
 def packed_layers(model):

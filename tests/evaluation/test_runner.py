@@ -58,7 +58,7 @@ class Stopped(Exception):
         ("niah:lengths=[200,400],depths=[0]", "niah", {"lengths": [200, 400], "depths": [0]}),
         ("tristate:state=C_right_P_right", "tristate", {"state": "C_right_P_right"}),
         ("rgb:altered=false", "rgb", {"altered": False}),
-        ("/tmp/a:b=1.jsonl", "/tmp/a:b=1.jsonl", {}),
+        ("rows/a:b=1.jsonl", "rows/a:b=1.jsonl", {}),
         ("hub:org/name:config", "hub:org/name:config", {}),
     ],
 )

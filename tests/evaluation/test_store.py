@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from faithgen import FaithgenError
 from faithgen.evaluation import store
-from faithgen.evaluation.store import RunFolder, differing, finite, line_of, load_run, read_rows, write_text
+from faithgen.evaluation.store import RunFolder, differing, finite, line_of, load_run, read_rows
 from tests.evaluation.running import record, row, run_folder
 
 
@@ -139,16 +139,6 @@ def test_runs_that_cannot_be_loaded(tmp_path):
     (empty / "run.json").write_text("{")
     with pytest.raises(FaithgenError, match="cannot be read"):
         load_run(empty)
-
-
-def test_files_are_renamed_into_place(tmp_path):
-    write_text(tmp_path / "a.txt", "one")
-    write_text(tmp_path / "a.txt", "two")
-    assert (tmp_path / "a.txt").read_text() == "two"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(FaithgenError, match="cannot write"):
-        write_text(tmp_path / "none" / "a.txt", "x")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_finite_and_differing():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Literal
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.statistics import Estimate
+from faithgen.files import write_text
 
 JUDGED = Path(__file__).parent / "judged.json"
 """Written by `benchmarks/scorers.py --write`."""
@@ -111,18 +110,7 @@ def save_judged(name: str, figures: Mapping[str, Any], path: Path = JUDGED) -> N
     """
     scorers = {**load_judged(path), name: dict(figures)}
     text = json.dumps({"format": _FORMAT, "scorers": scorers}, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FaithgenError(f"cannot write {str(path)!r} ({error.strerror}); check the folder") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_text(path, text + "\n", mend="check the folder")
 
 
 def headline(figures: Mapping[str, Any] | None) -> tuple[bool, str]:

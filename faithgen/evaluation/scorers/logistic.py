@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.files import write_text
 from faithgen.heads.head_set import Head
 
 _FORMAT = "faithgen-support-head-1"
@@ -78,20 +78,8 @@ class LogisticHead:
         Raises:
             FaithgenError: If the file cannot be written.
         """
-        target = Path(path)
-        temporary = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise FaithgenError(f"cannot write {str(target)!r} ({error.strerror}); choose another --output") from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        write_text(path, text, mend="choose another --output", parents=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LogisticHead:
