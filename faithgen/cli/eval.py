@@ -25,7 +25,8 @@ def evaluate(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            help="A data set (repeatable), with options: nq_hard:passages=10,gold_position=0. Also FILE.jsonl, hub:NAME."
+            help="A data set (repeatable), with options: nq_hard:passages=10,gold_position=0. Also FILE.jsonl, hub:NAME. "
+            "With --suite: these of its sets alone."
         ),
     ] = None,
     methods: Annotated[
@@ -178,13 +179,15 @@ def _settings(suite: str | None, dataset: list[str] | None, methods: str | None,
     from faithgen.evaluation.plan import ANSWERING, RANKING, EvalSettings, parse_spec, suite_sets
     from faithgen.evaluation.tasks import TASKS
 
-    if suite is not None and dataset:
-        raise FaithgenError("give --suite or --dataset, not both")
     if suite is None and not dataset:
         raise FaithgenError("nothing to evaluate; give --suite, --dataset, --compare or --lm-eval")
     if given["choice_style"] not in ("completion", "chat"):
         raise FaithgenError(f"--choice-style {given['choice_style']!r} is not completion or chat")
-    names = list(suite_sets(suite)) if suite is not None else list(dataset or ())
+    of_suite = suite_sets(suite) if suite is not None else ()
+    names = list(dataset or of_suite)
+    stray = [spec for spec in names if suite is not None and parse_spec(spec)[0] not in of_suite]
+    if stray:
+        raise FaithgenError(f"{stray[0]!r} is no set of {suite}, which has {', '.join(of_suite)}; leave out --suite")
     kinds = {TASKS[name].kind for spec in names if (name := parse_spec(spec)[0]) in TASKS}
     ranks = suite == "rerank" or (kinds == {"rank"} and len(kinds) == 1)
     if not ranks and "rank" in kinds:
@@ -192,7 +195,9 @@ def _settings(suite: str | None, dataset: list[str] | None, methods: str | None,
     chosen = _split(methods) if methods else list(RANKING if ranks else ANSWERING)
     if methods is not None and not chosen:
         raise FaithgenError("--methods names no method; give some, e.g. base,cafe")
-    return EvalSettings(tuple(names), tuple(chosen), "rank" if ranks else "answer", suite, **given)
+    return EvalSettings(
+        tuple(names), tuple(chosen), "rank" if ranks else "answer", None if dataset else suite, **given
+    )
 
 
 def _split(text: str) -> list[str]:

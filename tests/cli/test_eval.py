@@ -80,6 +80,20 @@ def test_rerank_has_methods_of_its_own(run, model_options, tmp_path):
     assert [entry["id"] for entry in rows[-1]["ranking"]] == [f"d{k}" for k in range(1, 7)]
 
 
+def test_some_sets_of_a_suite_are_run_as_the_suite_runs_them(run, tmp_path):
+    texts = [f"Passage {k} of the sea." for k in range(4)]
+    paragraphs = [{"title": f"T{k}", "text": text, "is_supporting": k == 1} for k, text in enumerate(texts)]
+    row = {"id": "a", "question": "Which passage?", "answer": "sea", "paragraphs": paragraphs}
+    (tmp_path / "hotpotqa").mkdir()
+    (tmp_path / "hotpotqa/dev.jsonl").write_text(json.dumps(row) + "\n")
+    given = ["--suite", "rerank", "--dataset", "hotpotqa", "--data", tmp_path, "--output", tmp_path / "out"]
+    code, _, err = run("eval", *given, "--methods", "bm25")
+    assert code == 0, err
+    rows = read(tmp_path / "out/rows.jsonl")
+    assert [row["dataset"] for row in rows] == ["hotpotqa"]
+    assert "ndcg@10" in rows[0]["metrics"]
+
+
 def test_failed_rows_give_exit_code_1(ask, data):
     lines = [json.loads(line) for line in data.read_text().splitlines()]
     lines[1]["question"] = "why? " * 2000
@@ -95,7 +109,7 @@ def test_failed_rows_give_exit_code_1(ask, data):
     [
         ([], "nothing to evaluate"),
         (["--suite", "odd"], "suite 'odd' is not known; use one of groundbench"),
-        (["--suite", "multidoc", "--dataset", "{data}"], "not both"),
+        (["--suite", "multidoc", "--dataset", "{data}"], "is no set of multidoc, which has nq_hard"),
         (["--suite", "multidoc", "--data", "{missing}"], "does not exist"),
         (["--suite", "multidoc", "--data", "{empty}"], "no set of multidoc is at hand"),
         (["--dataset", "odd"], "'odd' is not known; give one of"),
