@@ -21,7 +21,7 @@ from faithgen.filtering.steering import steered_prefill
 from faithgen.heads.head_set import Head, HeadSet
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import LoadedModel, load_model
-from faithgen.prompting import FAITHFUL, INSTRUCTION, UNFAITHFUL, Prompt, PromptBuilder
+from faithgen.prompting import FAITHFUL, UNFAITHFUL, Prompt, PromptBuilder
 
 DocumentLike = Document | Mapping[str, Any] | str
 WATCHED_HEADS = 8
@@ -42,7 +42,7 @@ class FaithfulGenerator:
         loaded ([`LoadedModel`]): the model.
         scoring_heads ([`HeadSet`]): heads that rank documents (query-focused).
         copying_heads ([`HeadSet`]): heads masked for the unfaithful branch, and watched for the context share.
-        instruction (`str`, *optional*): first line of the prompt's user turn.
+        instruction (`str`, *optional*): first line of the prompt's user turn; the model's own by default.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FaithfulGenerator:
         for heads in (scoring_heads, copying_heads):
             heads.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
         self.loaded, self.scoring_heads, self.copying_heads = loaded, scoring_heads, copying_heads
-        self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or INSTRUCTION)
+        self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or "")
         self._ends = hf.end_tokens(loaded.model, loaded.tokenizer)
         self._lock = threading.RLock()
 

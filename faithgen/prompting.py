@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
@@ -23,6 +23,9 @@ Span = tuple[int, int]
 
 FAITHFUL, UNFAITHFUL = "[faithful]", "[unfaithful]"
 """Control tokens of a RHIO-trained model; special tokens of its tokenizer."""
+
+CONTROL_MARK = "faithgen"
+"""Key of `tokenizer_config.json` under which a trained model says where its control token stands."""
 
 INSTRUCTION = "Read the passages and answer the question in a few words."
 NO_DOCUMENTS = "Answer the question in a few words."
@@ -72,6 +75,20 @@ class Prompt:
         return len(self.input_ids)
 
 
+def control_settings(tokenizer: Any) -> dict[str, Any] | None:
+    """What the tokenizer of a model that faithgen trained says of its control tokens, or `None`.
+
+    Returns:
+        `dict`: `control_position` and `instruction`, as for [`PromptBuilder`].
+    """
+    mark = getattr(tokenizer, "init_kwargs", {}).get(CONTROL_MARK)
+    if not isinstance(mark, dict) or mark.get("control_tokens") != [FAITHFUL, UNFAITHFUL]:
+        return None
+    if mark.get("control_position") not in ("end", "front") or not isinstance(mark.get("instruction"), str):
+        return None
+    return mark if {FAITHFUL, UNFAITHFUL} <= tokenizer.get_added_vocab().keys() else None
+
+
 @dataclass
 class PromptBuilder:
     """Builds prompts from a model's own chat template.
@@ -80,10 +97,11 @@ class PromptBuilder:
         tokenizer (`PreTrainedTokenizerFast`): a fast tokenizer; without a chat template a plain completion prompt is
             built (base models).
         window (`int`): positions of the model; prompt and new tokens together stay within it.
-        instruction (`str`, *optional*): first line of the user turn.
-        control_position (`"end"` or `"front"`, *optional*, defaults to `"end"`):
+        instruction (`str`, *optional*):
+            First line of the user turn; by default what a model with control tokens was trained with, else [`INSTRUCTION`].
+        control_position (`"end"` or `"front"`, *optional*):
             Where the control token stands: at the end of the user turn, so that both branches share the prefix before
-            it, or at its front as RHIO published it.
+            it, or at its front as RHIO published it. By default where the model was trained with it, else the end.
         without_documents (`str`, *optional*): first line of the user turn where there are no documents.
 
     Raises:
@@ -92,8 +110,8 @@ class PromptBuilder:
 
     tokenizer: PreTrainedTokenizerFast
     window: int
-    instruction: str = INSTRUCTION
-    control_position: Literal["end", "front"] = "end"
+    instruction: str = ""
+    control_position: Literal["end", "front", ""] = ""
     without_documents: str = NO_DOCUMENTS
     _prefix: list[int] = field(init=False, repr=False)
     _suffix: list[int] = field(init=False, repr=False)
@@ -101,6 +119,9 @@ class PromptBuilder:
     _splitter: re.Pattern[str] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        trained = control_settings(self.tokenizer) or {}
+        self.instruction = self.instruction or trained.get("instruction") or INSTRUCTION
+        self.control_position = self.control_position or trained.get("control_position") or "end"
         self._prefix, self._suffix = self._template()
         added = self.tokenizer.added_tokens_decoder
         forbidden = {index: token.content for index, token in added.items() if token.special or token.content.strip()}

@@ -39,12 +39,14 @@ class PairPrompt:
         prefix (`DynamicCache`, *optional*): keys and values of the first tokens of `faithful` if they are computed already
             (a steered prefill). It is used up. Both branches must share these tokens.
         documents (`list[tuple[int, int]]`): token spans of the documents in `faithful`, for the context-attention share.
+        seed (`int`, *optional*): of this question's random stream; the sampling's own if not given.
     """
 
     faithful: list[int]
     unfaithful: list[int] | None = None
     prefix: DynamicCache | None = None
     documents: list[tuple[int, int]] = field(default_factory=list)
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class PairDecoder:
         sampling ([`SamplingConfig`]): how a token is chosen.
         max_new_tokens (`int`): most tokens an answer gets.
         end_tokens (`Sequence[int]`): ids that end an answer.
-        masked_heads (`Sequence[tuple[int, int]]`, *optional*): heads masked in the unfaithful rows.
+        masked_heads (`Sequence[tuple[int, int]]`, *optional*):
+            Heads masked in the unfaithful rows; without an unfaithful branch in the one there is, prefill and steps.
         watched_heads (`Sequence[tuple[int, int]]`, *optional*): heads whose attention on the documents is reported.
 
     Raises:
@@ -115,7 +118,9 @@ class PairDecoder:
         self.max_new_tokens, self.end_tokens = max_new_tokens, frozenset(end_tokens)
         self.masked_heads, self.watched_heads = masked_heads, watched_heads
         self.device = hf.device_of(model)
-        self._sampler = Sampler(sampling or SamplingConfig(), len(prompts), self.device)
+        sampling = sampling or SamplingConfig()
+        seeds = [sampling.seed if prompt.seed is None else prompt.seed for prompt in prompts]
+        self._sampler = Sampler(sampling, seeds, self.device)
         self._stopped: set[int] = set()
         refresh_packed(model)
 
@@ -150,7 +155,8 @@ class PairDecoder:
         cache = prompt.prefix if prompt.prefix is not None else hf.new_cache()
         done = cache.get_seq_length()
         if prompt.unfaithful is None:
-            logits, share = self._forward([prompt.faithful[done:]], cache, watch=prompt)
+            with self._masked_rows(None):
+                logits, share = self._forward([prompt.faithful[done:]], cache, watch=prompt)
             return _Prefilled([cache], [logits], share)
         shared = _common_prefix(prompt.faithful, prompt.unfaithful)
         apart = shared < done or (self.contrast.mask_prefill and bool(self.masked_heads))
@@ -160,12 +166,12 @@ class PairDecoder:
         tails = [prompt.faithful[done:], prompt.unfaithful[0 if apart else done :]]
         if len(tails[0]) == len(tails[1]) and not apart:
             cache.batch_repeat_interleave(2)
-            with self._unfaithful_rows([1]):
+            with self._masked_rows([1]):
                 logits, share = self._forward(tails, cache, watch=prompt)
             return _Prefilled([cache], [logits[:1], logits[1:]], share)
         other = hf.new_cache() if apart or not done else hf.join_caches([cache])
         faithful, share = self._forward(tails[:1], cache, watch=prompt)
-        with self._unfaithful_rows([0]):
+        with self._masked_rows([0]):
             unfaithful, _ = self._forward(tails[1:], other)
         return _Prefilled([cache, other], [faithful, unfaithful], share)
 
@@ -191,7 +197,7 @@ class PairDecoder:
     def _watch(self, segments: torch.Tensor) -> AttentionCapture:
         return AttentionCapture(self.model, self.watched_heads, keep="documents", segments=segments, num_documents=1)
 
-    def _unfaithful_rows(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+    def _masked_rows(self, rows: Sequence[int] | None) -> contextlib.AbstractContextManager[None]:
         if not self.masked_heads:
             return contextlib.nullcontext()
         return mask_heads(self.model, self.masked_heads, rows=rows, mode=self.contrast.ablation)
@@ -258,8 +264,7 @@ class PairDecoder:
             capture = None
             if self._segments is not None:
                 capture = stack.enter_context(self._watch(self._segments))
-            if self.pair:
-                stack.enter_context(self._unfaithful_rows(range(count, 2 * count)))
+            stack.enter_context(self._masked_rows(range(count, 2 * count) if self.pair else None))
             output = self.model(
                 input_ids=tokens.repeat(branches)[:, None],
                 attention_mask=self._mask if self._padded else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +43,11 @@ class Sampler:
 
     Args:
         config ([`SamplingConfig`])
-        count (`int`): number of questions, each with a random stream of its own.
+        seeds (`Sequence[int]`): one a question, each of which draws from a random stream of its own.
         device (`torch.device`): where the scores are.
     """
 
-    def __init__(self, config: SamplingConfig, count: int, device: torch.device):
+    def __init__(self, config: SamplingConfig, seeds: Sequence[int], device: torch.device):
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         self.greedy = config.temperature < 1e-5  # lower ones overflow, and sample the best token all the same
@@ -55,7 +56,7 @@ class Sampler:
             self._warpers.append(TemperatureLogitsWarper(float(config.temperature)))
             if config.top_p < 1:
                 self._warpers.append(TopPLogitsWarper(config.top_p))
-            self._streams = [torch.Generator(device).manual_seed(config.seed) for _ in range(count)]
+            self._streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, scores: torch.Tensor, questions: list[int]) -> torch.Tensor:
         """Tokens `[B]` for scores `[B, V]`; `questions` says which question each row belongs to."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError
 from faithgen.models import grow_vocabulary
-from faithgen.prompting import FAITHFUL, UNFAITHFUL
+from faithgen.prompting import CONTROL_MARK, FAITHFUL, UNFAITHFUL, control_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,8 +17,6 @@ PHRASES = {
     UNFAITHFUL: " Answer unfaithfully: say what the passages above do not say.",
 }
 """What a control token starts as: the mean of the embeddings of its phrase."""
-
-_MARK = "faithgen"
 
 
 def add_control_tokens(
@@ -68,7 +66,7 @@ def add_control_tokens(
     tokenizer.add_tokens(
         [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS], special_tokens=True
     )
-    tokenizer.init_kwargs[_MARK] = {
+    tokenizer.init_kwargs[CONTROL_MARK] = {
         "control_tokens": list(CONTROL_TOKENS),
         "control_position": control_position,
         "instruction": instruction,
@@ -81,13 +79,6 @@ def add_control_tokens(
             phrase = torch.tensor(tokenizer(PHRASES[token], add_special_tokens=False)["input_ids"])
             weight[index] = weight[phrase.to(weight.device)].float().mean(0).to(weight.dtype)
     return ids
-
-
-def control_settings(tokenizer: Any) -> dict[str, Any] | None:
-    """What the tokenizer of a trained model says of its control tokens: `control_position`, `instruction`."""
-    mark = tokenizer.init_kwargs.get(_MARK)
-    trained = isinstance(mark, dict) and mark.get("control_tokens") == list(CONTROL_TOKENS)
-    return mark if trained and set(CONTROL_TOKENS) <= tokenizer.get_added_vocab().keys() else None
 
 
 def train_tokens(peft_config: Any, model: Any, ids: list[int]) -> None:

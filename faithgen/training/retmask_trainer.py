@@ -10,7 +10,7 @@ from trl import DPOTrainer
 
 from faithgen import hf
 from faithgen.errors import FaithgenError
-from faithgen.training.control_tokens import control_settings
+from faithgen.prompting import control_settings
 from faithgen.training.lm_head import score_answers_only
 from faithgen.training.loading import finish_adapter, load_trainable
 from faithgen.training.preparation import LengthReport, prepare

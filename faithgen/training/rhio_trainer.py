@@ -11,7 +11,8 @@ from trl import SFTTrainer
 
 from faithgen import hf
 from faithgen.errors import FaithgenError
-from faithgen.training.control_tokens import CONTROL_TOKENS, add_control_tokens, control_settings, train_tokens
+from faithgen.prompting import control_settings
+from faithgen.training.control_tokens import CONTROL_TOKENS, add_control_tokens, train_tokens
 from faithgen.training.lm_head import score_answers_only
 from faithgen.training.loading import finish_adapter, load_trainable
 from faithgen.training.pairs import PairCollator, real_tokens

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from faithgen import hf
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt
-from faithgen.decoding.sampling import Sampler, SamplingConfig
+from faithgen.decoding.sampling import SamplingConfig
 from faithgen.errors import FaithgenError
-from faithgen.heads.ablation import Ablation, mask_heads
+from faithgen.heads.ablation import Ablation
 from faithgen.heads.head_set import Head, HeadSet
 from faithgen.training.filters import Sample
 
@@ -49,68 +48,25 @@ class EngineSampler:
 
     def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sample]:
         """Sample one answer a prompt, all together; each draws from a stream of its own seed."""
-        model: Any = self.loaded.model
         decoder = PairDecoder(
-            model,
-            [PairPrompt(prompt) for prompt in prompts],
-            ContrastConfig(source="none"),
+            self.loaded.model,
+            [PairPrompt(prompt, seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)],
+            ContrastConfig(source="none", ablation=self.ablation),
             self.sampling,
             max_new_tokens=self.max_new_tokens,
             end_tokens=sorted(self._ends),
+            masked_heads=self.heads,
         )
-        decoder._sampler = _SeededSampler(self.sampling, seeds, decoder.device)
         ids: list[list[int]] = [[] for _ in prompts]
-        with masked_forwards(model, self.heads, self.ablation):
-            for rows in decoder:
-                for row in rows:
-                    ids[row.question].append(row.token)
+        for rows in decoder:
+            for row in rows:
+                ids[row.question].append(row.token)
         return [self._sample(tokens) for tokens in ids]
 
     def _sample(self, tokens: list[int]) -> Sample:
         finished = bool(tokens) and tokens[-1] in self._ends
         text = self.loaded.tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
         return Sample(str(text).strip(), finished)
-
-
-class _SeededSampler(Sampler):
-    """A seed for each question of the batch, not one for all."""
-
-    def __init__(self, config: SamplingConfig, seeds: Sequence[int], device: Any):
-        super().__init__(config, len(seeds), device)
-        if not self.greedy:
-            for stream, seed in zip(self._streams, seeds, strict=True):
-                stream.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def masked_forwards(model: Any, heads: Sequence[Head], mode: Ablation) -> Iterator[None]:
-    """Mask heads in all rows of every forward, prefill and steps, whatever the engine puts around a step.
-
-    A mask that is entered once around the whole decoding would lie outside the attention that the engine exchanges in its
-    steps on a CPU, and `"uniform"` would be skipped there. So the mask is entered anew by hooks at each forward.
-    """
-    if not heads:
-        yield
-        return
-    entered: list[contextlib.AbstractContextManager[None]] = []
-
-    def before(*_: Any) -> None:
-        mask = mask_heads(model, heads, mode=mode)
-        mask.__enter__()
-        entered.append(mask)
-
-    def after(*_: Any) -> None:
-        if entered:
-            entered.pop().__exit__(None, None, None)
-
-    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after, always_call=True)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        while entered:
-            after()
 
 
 def choose_heads(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from faithgen import hf
 from faithgen.errors import FaithgenError
 from faithgen.prompting import FAITHFUL, PromptBuilder
-from faithgen.training.control_tokens import control_settings
 from faithgen.training.filters import Sample, reason_to_drop
 from faithgen.training.rows import Row, Source, read_rows
 from faithgen.training.sample_files import SampleFiles, Summary
@@ -84,13 +83,7 @@ def build_unfaithful(
     loaded = load_sampled(model, whole=endpoint is None)
     made, masked, own = samplers(loaded, model, config, heads, endpoint, own_endpoint)
     made["scorer"] = None if judge is None else judge.name
-    settings = control_settings(loaded.tokenizer) or {}
-    builder = PromptBuilder(
-        loaded.tokenizer,
-        hf.context_window(loaded.model),
-        instruction=config.instruction,
-        control_position=settings.get("control_position", "end"),
-    )
+    builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), config.instruction)
     with files.opened(made | asdict(config), {row.id for row in rows}) as done:
         total = len(rows)
         prompts = _prompts(builder, [row for row in rows if row.id not in done], config, files)

@@ -14,14 +14,14 @@ SCORES = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)) * 2
 
 def draw(config, scores, questions, steps=200, count=None):
     """`steps` tokens for each row."""
-    sampler = Sampler(config, count or max(questions) + 1, CPU)
+    sampler = Sampler(config, [config.seed] * (count or max(questions) + 1), CPU)
     return torch.stack([sampler(scores, questions) for _ in range(steps)], dim=1)
 
 
 def test_greedy_takes_the_best():
-    sampler = Sampler(SamplingConfig(), 3, CPU)
+    sampler = Sampler(SamplingConfig(), [0] * 3, CPU)
     assert sampler(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
-    assert Sampler(SamplingConfig(top_p=0.1, seed=5), 3, CPU)(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
+    assert Sampler(SamplingConfig(top_p=0.1), [5] * 3, CPU)(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
 
 
 def test_a_seed_reproduces():
@@ -41,7 +41,7 @@ def test_a_question_s_stream_does_not_depend_on_the_batch():
 def test_streams_follow_questions_when_rows_drop_out():
     config = SamplingConfig(temperature=1.0, seed=3)
     alone = draw(config, SCORES[2:], [0], steps=20)[0]
-    sampler = Sampler(config, 3, CPU)
+    sampler = Sampler(config, [config.seed] * 3, CPU)
     found = [sampler(SCORES, [0, 1, 2])[2] for _ in range(5)]
     found += [sampler(SCORES[[0, 2]], [0, 2])[1] for _ in range(5)]
     found += [sampler(SCORES[2:], [2])[0] for _ in range(10)]

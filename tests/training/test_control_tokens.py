@@ -3,8 +3,8 @@ import torch
 from tokenizers import AddedToken
 
 from faithgen.errors import FaithgenError
-from faithgen.prompting import PromptBuilder
-from faithgen.training.control_tokens import PHRASES, add_control_tokens, control_settings, train_tokens
+from faithgen.prompting import PromptBuilder, control_settings
+from faithgen.training.control_tokens import PHRASES, add_control_tokens, train_tokens
 from tests import tiny
 
 SETTINGS = {"control_position": "end", "instruction": "Answer."}
@@ -48,6 +48,29 @@ def test_what_was_trained_is_told_by_the_tokenizer_wherever_it_goes(fresh, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "two")
     assert control_settings(tokenizer) == {"control_tokens": ["[faithful]", "[unfaithful]"], **SETTINGS}
     assert PromptBuilder(tokenizer, 100).has_control_tokens
+
+
+def test_prompts_are_built_as_the_model_was_trained(fresh):
+    from faithgen.generator import FaithfulGenerator
+    from faithgen.heads.head_set import HeadSet
+
+    add_control_tokens(fresh.model, fresh.tokenizer, control_position="front", instruction="Sing.")
+    heads = HeadSet([[0.5] * 8] * 4, "copying", "tiny")
+    for builder in (PromptBuilder(fresh.tokenizer, 100), FaithfulGenerator(fresh, heads, heads).builder):
+        assert (builder.instruction, builder.control_position) == ("Sing.", "front")
+        prompt = builder.build("Who?", [], control="[faithful]")
+        assert prompt.control[0] < prompt.question[0]
+    assert PromptBuilder(fresh.tokenizer, 100, "Mine.", "end").instruction == "Mine."
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"control_position": "top"}, {"instruction": 3}, {"control_tokens": ["[faithful]"]}]
+)
+def test_a_mark_that_is_damaged_says_nothing(fresh, wrong):
+    add_control_tokens(fresh.model, fresh.tokenizer, **SETTINGS)
+    fresh.tokenizer.init_kwargs["faithgen"] |= wrong
+    assert control_settings(fresh.tokenizer) is None
+    assert PromptBuilder(fresh.tokenizer, 100).control_position == "end"
 
 
 def test_a_trained_model_is_trained_on_with_its_tokens(fresh):

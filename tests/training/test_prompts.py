@@ -45,7 +45,11 @@ def test_prompts_are_the_very_tokens_of_the_generator(make):
     heads = HeadSet([[0.5] * 8] * 4, "copying", "tiny")
     generator = FaithfulGenerator(loaded, heads, heads)
     asked = generator._prepare(
-        ROW["question"], [*map(_document, ROW["documents"])], FilterConfig(enabled=False), ContrastConfig(), 128
+        ROW["question"],
+        [*map(_document, ROW["documents"])],
+        FilterConfig(enabled=False),
+        generator.resolved(ContrastConfig()),
+        128,
     )
     example = encoder_of(loaded)(ROW)
     faithful, labels = sequence(example)
