@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from faithgen.heads.ablation import mask_heads
     from faithgen.heads.head_set import HeadSet
     from faithgen.models import load_model
+    from faithgen.training.unfaithful import build_unfaithful
 
 _HOMES = {
     "Answer": "answer",
@@ -27,6 +28,7 @@ _HOMES = {
     "FilterConfig": "filtering.coarse",
     "HeadReranker": "filtering.reranker",
     "HeadSet": "heads.head_set",
+    "build_unfaithful": "training.unfaithful",
     "detect_heads": "detection",
     "load_model": "models",
     "mask_heads": "heads.ablation",
@@ -41,6 +43,7 @@ __all__ = [
     "FilterConfig",
     "HeadReranker",
     "HeadSet",
+    "build_unfaithful",
     "detect_heads",
     "load_model",
     "mask_heads",
