@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from faithgen.errors import FaithgenError
 from faithgen.prompting import FAITHFUL, Prompt, PromptBuilder
-from faithgen.training.rows import row_from
+from faithgen.training.rows import Row, row_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,7 +60,7 @@ class RowEncoder:
         tokenizer (`PreTrainedTokenizerFast`): with the control tokens if `control`.
         limit (`int`): positions that a prompt and its longer answer may take.
         end (`int`): token that ends an answer.
-        instruction (`str`): first line of the user turn.
+        instruction (`str`): first line of the user turn of rows that have none of their own.
         control_position (`"end"` or `"front"`): where the control token stands.
         control (`bool`): put `[faithful]` into the control slot; without it the prompt has none.
         pairs (`bool`): rows must have an `unfaithful` answer.
@@ -75,18 +75,17 @@ class RowEncoder:
     control: bool = True
     pairs: bool = True
     overlong: str = "error"
-    _builder: PromptBuilder | None = field(default=None, init=False, repr=False)
+    _builders: dict[tuple[str, int], PromptBuilder] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_builder": None}
+        return {**self.__dict__, "_builders": {}}
 
-    @property
-    def builder(self) -> PromptBuilder:
-        if self._builder is None:
-            self._builder = PromptBuilder(
-                self.tokenizer, UNLIMITED, instruction=self.instruction, control_position=self.control_position
-            )
-        return self._builder
+    def builder(self, instruction: str | None = None, window: int = UNLIMITED) -> PromptBuilder:
+        """The builder of prompts with this first line (the run's by default) and window."""
+        key = (instruction or self.instruction, window)
+        if key not in self._builders:
+            self._builders[key] = PromptBuilder(self.tokenizer, window, key[0], self.control_position)
+        return self._builders[key]
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Encode one row.
@@ -101,7 +100,7 @@ class RowEncoder:
         """
         needs = ("answer", "unfaithful") if self.pairs else ("answer",)
         row = row_from(item, f"row {item.get('id') or '?'}", needs)
-        builder = self.builder
+        builder = self.builder(row.instruction)
         answer = answer_ids(builder, row.answer or "", self.end)
         unfaithful = answer_ids(builder, row.unfaithful or "", self.end) if self.pairs else []
         longest = max(len(answer), len(unfaithful))
@@ -109,21 +108,19 @@ class RowEncoder:
         prompt = builder.build(row.question, row.documents, control=control)
         fit, length = "whole", len(prompt) + longest
         if length > self.limit:
-            shorter = self._cut(row.question, row.documents, longest, control)
+            shorter = self._cut(row, longest, control)
             fit, prompt = ("overlong", prompt) if shorter is None else ("cut", shorter)
         slot = prompt.control[0] if self.control else -1
         ids = {"prompt_ids": prompt.input_ids, "slot": slot, "answer_ids": answer, "unfaithful_ids": unfaithful}
         return ids | {"length": length, "fit": fit}
 
-    def _cut(self, question: str, documents: Any, reserve: int, control: str | None) -> Prompt | None:
+    def _cut(self, row: Row, reserve: int, control: str | None) -> Prompt | None:
         """The prompt with its documents cut to the limit, if that is wanted and can be."""
         if self.overlong != "truncate_documents":
             return None
-        builder = PromptBuilder(
-            self.tokenizer, self.limit, instruction=self.instruction, control_position=self.control_position
-        )
+        builder = self.builder(row.instruction, self.limit)
         try:
-            return builder.build(question, documents, reserve=reserve, control=control)
+            return builder.build(row.question, row.documents, reserve=reserve, control=control)
         except FaithgenError:
             return None
 

@@ -29,6 +29,7 @@ class Row:
         documents (`list[Document]`): what it is answered from, at least one.
         answer (`str`, *optional*): the faithful answer.
         unfaithful (`str`, *optional*): the answer of the masked model.
+        instruction (`str`, *optional*): first line of this row's prompt; that of the run if not given.
         made (`dict`): how `unfaithful` was made (see [`build_unfaithful`]); empty for other rows.
     """
 
@@ -37,13 +38,15 @@ class Row:
     documents: list[Document]
     answer: str | None = None
     unfaithful: str | None = None
+    instruction: str | None = None
     made: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The row with its documents as `{id, title, text}`, as JSONL and `datasets` take it."""
         documents = [{"id": d.id, "title": d.title, "text": d.text} for d in self.documents]
         row = {"id": self.id, "question": self.question, "documents": documents}
-        return row | {"answer": self.answer, "unfaithful": self.unfaithful}
+        answers = {"answer": self.answer, "unfaithful": self.unfaithful}
+        return row | answers | ({"instruction": self.instruction} if self.instruction else {})
 
 
 def read_rows(
@@ -86,7 +89,8 @@ def read_rows(
 
 
 def as_dataset(rows: Sequence[Row]) -> Dataset:
-    """Rows as a `datasets.Dataset` with the columns id, question, documents, answer and unfaithful."""
+    """Rows as a `datasets.Dataset` with the columns id, question, documents, answer, unfaithful and, if any row has one,
+    instruction."""
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
@@ -97,9 +101,10 @@ def as_dataset(rows: Sequence[Row]) -> Dataset:
             "documents": List({"id": text, "title": text, "text": text}),
             "answer": text,
             "unfaithful": text,
+            **({"instruction": text} if any(row.instruction for row in rows) else {}),
         }
     )
-    return Dataset.from_list([row.to_dict() for row in rows], features=features)
+    return Dataset.from_list([dict.fromkeys(features) | row.to_dict() for row in rows], features=features)
 
 
 def row_from(item: Mapping[str, Any], place: str, needs: Sequence[str] = ("answer",)) -> Row:
@@ -168,13 +173,16 @@ def _row(item: Any, place: str, number: str, needs: Sequence[str]) -> Row:
         documents = as_documents([_without_none(document) for document in _listed(item["documents"])])
     except FaithgenError as error:
         raise FaithgenError(f"{place}: {error}") from error
-    identity, made = item.get("id"), item.get("made")
+    identity, made, instruction = item.get("id"), item.get("made"), item.get("instruction")
+    if instruction is not None and (not isinstance(instruction, str) or not instruction.strip()):
+        raise FaithgenError(f"{place}: 'instruction' is not text; give one non-empty string, or leave it out")
     return Row(
         number if identity in (None, "") else str(identity),
         item["question"],
         documents,
         item.get("answer"),
         item.get("unfaithful"),
+        instruction,
         dict(made) if isinstance(made, Mapping) else {},
     )
 

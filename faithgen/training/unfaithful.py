@@ -83,10 +83,13 @@ def build_unfaithful(
     loaded = load_sampled(model, whole=endpoint is None)
     made, masked, own = samplers(loaded, model, config, heads, endpoint, own_endpoint)
     made["scorer"] = None if judge is None else judge.name
-    builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), config.instruction)
+    builders = {
+        text: PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), text)
+        for text in {row.instruction or config.instruction for row in rows}
+    }
     with files.opened(made | asdict(config), {row.id for row in rows}) as done:
         total = len(rows)
-        prompts = _prompts(builder, [row for row in rows if row.id not in done], config, files)
+        prompts = _prompts(builders, [row for row in rows if row.id not in done], config, files)
         finished = total - len(prompts)
         if progress is not None:
             progress(finished, total)
@@ -108,12 +111,13 @@ class _Prompted:
 
 
 def _prompts(
-    builder: PromptBuilder, rows: Sequence[Row], config: UnfaithfulConfig, files: SampleFiles
+    builders: dict[str, PromptBuilder], rows: Sequence[Row], config: UnfaithfulConfig, files: SampleFiles
 ) -> list[_Prompted]:
     """The prompts, longest first: a batch then pads little, and what does not fit the memory fails at once."""
-    control = FAITHFUL if builder.has_control_tokens else None
     found = []
     for row in rows:
+        builder = builders[row.instruction or config.instruction]
+        control = FAITHFUL if builder.has_control_tokens else None
         try:
             prompt = builder.build(row.question, row.documents, reserve=config.max_new_tokens, control=control)
         except FaithgenError as error:

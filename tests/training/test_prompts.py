@@ -104,6 +104,17 @@ def test_a_base_model_continues_with_a_space():
     assert tokenizer.decode(answer_ids(builder, "Maren", 4)[:-1]) == " Maren"
 
 
+def test_a_row_brings_its_own_instruction(fresh):
+    loaded, _ = trained(tiny.byte_level_tokenizer)
+    encoder = encoder_of(loaded)
+    row = {**ROW, "instruction": "Answer at length."}
+    expected = PromptBuilder(loaded.tokenizer, 2000, "Answer at length.").build(
+        ROW["question"], [*map(_document, ROW["documents"])], control="[faithful]"
+    )
+    assert encoder(row)["prompt_ids"] == expected.input_ids != encoder(ROW)["prompt_ids"]
+    assert encoder({**row, "instruction": INSTRUCTION}) == encoder(ROW)
+
+
 def test_a_control_token_in_front(fresh):
     add_control_tokens(fresh.model, fresh.tokenizer, control_position="front", instruction=INSTRUCTION)
     example = encoder_of(fresh, control_position="front")(ROW)

@@ -25,6 +25,16 @@ def test_rows_come_from_a_file_memory_or_datasets(pairs, tmp_path):
     assert len(read_rows(mixed, limit=2)) == 2
 
 
+def test_a_row_may_have_an_instruction_of_its_own(pairs, tmp_path):
+    mixed = [{**pairs[0], "instruction": "Answer at length."}, *pairs[1:]]
+    rows = read_rows(jsonl(tmp_path / "rows.jsonl", mixed))
+    assert [row.instruction for row in rows] == ["Answer at length.", None, None, None]
+    dataset = as_dataset(rows)
+    assert dataset["instruction"][:] == ["Answer at length.", None, None, None]
+    assert [row.instruction for row in read_rows(dataset)] == ["Answer at length.", None, None, None]
+    assert "instruction" not in as_dataset(rows[1:]).column_names
+
+
 def test_rows_without_an_id_are_numbered_and_blank_lines_are_not_rows(tmp_path):
     row = {"question": "q", "documents": ["d"], "answer": "a"}
     path = tmp_path / "rows.jsonl"
@@ -37,6 +47,8 @@ def test_rows_without_an_id_are_numbered_and_blank_lines_are_not_rows(tmp_path):
     [
         ({"answer": None}, "line 1 has no 'answer'; the columns needed are question, documents, answer, it has id"),
         ({"answer": ["a", "b"]}, "line 1: 'answer' is not text"),
+        ({"instruction": 3}, "line 1: 'instruction' is not text"),
+        ({"instruction": ""}, "line 1: 'instruction' is not text"),
         ({"answer": " "}, "line 1: 'answer' is not text"),
         ({"question": ""}, "line 1: 'question' is not text"),
         ({"documents": []}, "line 1: there are no documents"),

@@ -6,7 +6,7 @@ import pytest
 from faithgen.errors import FaithgenError
 from faithgen.heads.ablation import bake_mask
 from faithgen.heads.head_set import HeadSet
-from faithgen.prompting import PromptBuilder
+from faithgen.prompting import INSTRUCTION, PromptBuilder
 from faithgen.training import UnfaithfulConfig, build_unfaithful
 from faithgen.training.filters import Sample
 from faithgen.training.rows import read_rows
@@ -80,6 +80,27 @@ def test_samples_depend_on_neither_batch_nor_order(tiny_loaded, pairs, heads, tm
     assert found[0] == found[1]
     longest = lines(tmp_path / "1.jsonl")[0]
     assert len(longest["question"]) == max(len(row["question"]) for row in lines(tmp_path / "1.jsonl"))
+
+
+def test_rows_with_an_instruction_are_asked_with_it(tiny_loaded, pairs, heads, tmp_path, monkeypatch):
+    def repeat(self, prompts, seeds):
+        return [Sample(self.loaded.tokenizer.decode(prompt), True) for prompt in prompts]
+
+    monkeypatch.setattr("faithgen.training.sampling.EngineSampler.__call__", repeat)
+    mixed = [{**pairs[0], "instruction": "Answer at length."}, *pairs[1:]]
+    keep = ("unfinished", "equal", "degenerate", "supported")
+    config = UnfaithfulConfig(max_new_tokens=12, keep=keep)
+    build_unfaithful(tiny_loaded, mixed, tmp_path / "own.jsonl", config, heads=heads, scorer=None)
+    build_unfaithful(tiny_loaded, pairs, tmp_path / "all.jsonl", config, heads=heads, scorer=None)
+    own, all_same = (
+        {row["id"]: row for row in map(json.loads, (tmp_path / name).read_text().splitlines())}
+        for name in ("own.jsonl", "all.jsonl")
+    )
+    assert own["0"]["instruction"] == "Answer at length."
+    assert "Answer at length." in own["0"]["unfaithful"]
+    assert INSTRUCTION in all_same["0"]["unfaithful"]
+    assert own["1"]["unfaithful"] == all_same["1"]["unfaithful"]
+    assert "instruction" not in own["1"]
 
 
 def test_other_heads_give_other_samples(tiny_loaded, pairs, heads, tmp_path):
