@@ -1,0 +1,147 @@
+"""What training gives: the arms of one experiment on the same dev rows, against each other.
+
+    python benchmarks/training.py --output outputs/arms --limit 40 \\
+        --arm base=default:base --arm sft=outputs/default/sft:base \\
+        --arm rhio=outputs/default/rhio:control,rhio@0.1,rhio@0.5 --reference sft:base
+
+An arm is NAME=MODEL:METHODS, methods as of `faithgen eval`. Every arm answers the GroundBench sets (faithfulness: mean
+support of the answer's sentences by the scorer) and the multi-document sets (SubEM); runs that are there are gone on with
+(`faithgen eval --resume`). Figures are means over sets of the means over rows, with 95 % bootstrap intervals (rows drawn
+within each set); differences from the reference are paired by question, and also given relative to it.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from common import SHARED, report
+
+from faithgen.errors import FaithgenError
+from faithgen.evaluation.store import load_run
+from faithgen.evaluation.summary import values_of
+
+LONG = ("eli5_webgpt", "expertqa", "clapnq", "quotesum")
+SHORT = ("nq_hard:passages=5", "hotpotqa", "musique", "2wiki")
+COLUMNS = {
+    "faithfulness": (LONG, "support_mean"),
+    "SubEM": (SHORT, "sub_em"),
+    "words, long": (LONG, "answer_words"),
+    "words, short": (SHORT, "answer_words"),
+    "refused": (LONG, "refused"),
+}
+Values = dict[str, dict[str, float]]  # set -> question id -> value
+
+
+def run(arm: str, options: argparse.Namespace) -> tuple[str, Path]:
+    """Let `faithgen eval` answer with an arm; returns its name and folder."""
+    name, _, rest = arm.partition("=")
+    model, _, methods = rest.rpartition(":")
+    if not (name and model and methods):
+        raise SystemExit(f"--arm {arm!r} is not NAME=MODEL:METHODS")
+    folder = options.output / name
+    sets = [part for one in (*options.long, *options.short) for part in ("--dataset", one)]
+    command = [sys.executable, "-m", "faithgen", "eval", *sets, "--methods", methods, "--limit", str(options.limit)]
+    command += [
+        "--skip",
+        str(options.skip),
+        "--data",
+        str(SHARED),
+        "--output",
+        str(folder),
+        "--scorer",
+        options.scorer,
+    ]
+    command += ["--max-new-tokens", str(options.max_new_tokens)] if options.max_new_tokens else []
+    command += ["--model", model, *(["--resume"] if folder.exists() else [])]
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, 1):  # 1: some rows failed, which the table counts
+        raise SystemExit(code)
+    return name, folder
+
+
+def read(folders: dict[str, Path]) -> dict[str, dict[str, Values]]:
+    """For each arm and method, by metric, set and question."""
+    found: dict[str, dict[str, Values]] = {}
+    for name, folder in folders.items():
+        for row in load_run(folder)[1]:
+            metrics = found.setdefault(f"{name}:{row['method']}", defaultdict(lambda: defaultdict(dict)))
+            for metric, value in values_of(row).items():
+                if value is not None:
+                    metrics[metric][row["dataset"]][row["id"]] = value
+    return found
+
+
+def means(
+    tables: list[Values], sets: tuple[str, ...], resamples: int = 10_000, seed: int = 0
+) -> tuple[np.ndarray, int]:
+    """Mean over sets of the mean over the questions that all tables have: `[tables, 1 + resamples]`, the figure first."""
+    generator = np.random.default_rng(seed)
+    parts, count = [], 0
+    for name in sets:
+        common = [one for one in tables[0].get(name, {}) if all(one in table.get(name, {}) for table in tables[1:])]
+        if common:
+            values = np.array([[table[name][one] for one in common] for table in tables])
+            draws = generator.integers(0, len(common), (resamples, len(common)))
+            parts.append(np.concatenate([values.mean(1)[:, None], values[:, draws].mean(2)], 1))
+            count += len(common)
+    return (np.mean(parts, 0) if parts else np.full((len(tables), 1), np.nan)), count
+
+
+def triple(samples: np.ndarray) -> list[float] | None:
+    """Figure and interval, for the JSON line."""
+    return None if np.isnan(samples[0]) else [float(samples[0]), *np.percentile(samples[1:], [2.5, 97.5]).tolist()]
+
+
+def show(samples: np.ndarray, count: int, percent: bool = False) -> str:
+    if np.isnan(samples[0]):
+        return "no rows in common"
+    low, high = np.percentile(samples[1:], [2.5, 97.5])
+    if percent:
+        return f"{samples[0]:+.1%} [{low:+.1%}, {high:+.1%}]"
+    return f"{samples[0]:.3f} [{low:.3f}, {high:.3f}] (n={count})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arm", action="append", required=True, metavar="NAME=MODEL:METHODS")
+    parser.add_argument("--reference", required=True, metavar="NAME:METHOD", help="What the others are compared with.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the runs, one an arm.")
+    parser.add_argument("--limit", type=int, default=40, help="Rows of each set.")
+    parser.add_argument("--skip", type=int, default=0, help="Rows left out before, e.g. those that chose alpha.")
+    parser.add_argument("--long", nargs="*", default=LONG, help="Sets for faithfulness.")
+    parser.add_argument("--short", nargs="*", default=SHORT, help="Sets for SubEM.")
+    parser.add_argument("--max-new-tokens", type=int, help="In place of the sets' own.")
+    parser.add_argument("--scorer", default="lexical")
+    options = parser.parse_args()
+    try:
+        arms = read(dict(run(arm, options) for arm in options.arm))
+    except FaithgenError as error:
+        raise SystemExit(str(error)) from error
+    if options.reference not in arms:
+        raise SystemExit(f"--reference {options.reference!r} is none of {', '.join(arms)}")
+    sets = {LONG: tuple(options.long), SHORT: tuple(options.short)}
+    print(f"| arm | {' | '.join(COLUMNS)} | faithfulness against {options.reference} | SubEM against it |")
+    print("|---" * (len(COLUMNS) + 3) + "|")
+    figures: dict[str, dict[str, list[float] | None]] = {}
+    for name, metrics in arms.items():
+        cells = []
+        for column, (kind, metric) in COLUMNS.items():
+            samples, count = means([metrics[metric]], sets[kind])
+            cells.append(show(samples[0], count))
+            figures.setdefault(name, {})[column] = triple(samples[0])
+        for column, percent in (("faithfulness", True), ("SubEM", False)):
+            kind, metric = COLUMNS[column]
+            (own, other), count = means([metrics[metric], arms[options.reference][metric]], sets[kind])
+            difference = (own - other) / other if percent else own - other
+            cells.append("" if name == options.reference else show(difference, count, percent))
+            figures[name][f"{column} against reference"] = triple(difference)
+        print(f"| {name} | {' | '.join(cells)} |")
+    given = {"limit": options.limit, "skip": options.skip, "sets": [*options.long, *options.short]}
+    report("training", {"reference": options.reference, "scorer": options.scorer, **given, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()
