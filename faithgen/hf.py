@@ -301,6 +301,25 @@ def accepts_4d_mask(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def takes_any_mask(model: Any) -> bool:
+    """Whether every layer sees the whole context and the attention in use takes a 4D mask of any pattern."""
+    config = text_config(model)
+    types = set(getattr(config, "layer_types", None) or ())
+    windowed = bool(getattr(config, "sliding_window", None)) and types != {"full_attention"}
+    before = config._attn_implementation
+    return not windowed and types <= {"full_attention"} and before in ("sdpa", "eager", _NAMES["sdpa"], _NAMES["eager"])
+
+
+def ready_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """What may be seen (`torch.BoolTensor` of shape `[B, 1, Q, S]`) as the attention in use takes it: bool for sdpa, added
+    to the logits for eager. See [`takes_any_mask`]."""
+    if text_config(model)._attn_implementation in ("sdpa", _NAMES["sdpa"]):
+        return seen
+    return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(model.dtype).min
+    )
+
+
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 

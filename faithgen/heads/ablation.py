@@ -26,7 +26,12 @@ Ablation = Literal["zero", "uniform"]
 
 @contextlib.contextmanager
 def mask_heads(
-    model: nn.Module, heads: Sequence[Head], *, rows: Sequence[int] | None = None, mode: Ablation = "zero"
+    model: nn.Module,
+    heads: Sequence[Head],
+    *,
+    rows: Sequence[int] | None = None,
+    queries: slice | None = None,
+    mode: Ablation = "zero",
 ) -> Iterator[None]:
     """Run `model` with some query heads switched off; everything is put back on leaving.
 
@@ -35,6 +40,7 @@ def mask_heads(
         heads (`Sequence[tuple[int, int]]`): `(layer, query head)` pairs, e.g. `head_set.top(14)`.
         rows (`Sequence[int]`, *optional*): rows of the batch to mask, all of them by default. The other rows are
             computed exactly as without the mask.
+        queries (`slice`, *optional*): queries of the forward to mask, all of them by default.
         mode (`"zero"` or `"uniform"`, *optional*, defaults to `"zero"`):
             `"zero"`: the head adds nothing (its inputs of the output projection are zeroed, as RetMask does to the
             weights). `"uniform"`: its query is zeroed, so it attends evenly to all it may see (DeCoRe, Wu et al.).
@@ -51,7 +57,7 @@ def mask_heads(
     if missing:
         raise ValueError(f"layers {missing} have no full attention, their heads cannot be masked")
     if mode == "uniform":
-        with hf.attached(model, {layer: _uniform(grouped[layer], rows) for layer in grouped}):
+        with hf.attached(model, {layer: _uniform(grouped[layer], rows, queries) for layer in grouped}):
             yield
         return
     hooks = []
@@ -59,14 +65,14 @@ def mask_heads(
         for layer, chosen in grouped.items():
             projection = hf.output_projection(modules[layer])
             width = hf.projection_in_features(projection) // shape.num_heads
-            hooks.append(projection.register_forward_pre_hook(_zero(chosen, width, rows)))
+            hooks.append(projection.register_forward_pre_hook(_zero(chosen, width, rows, queries)))
         yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _zero(heads: list[int], width: int, rows: Sequence[int] | None):
+def _zero(heads: list[int], width: int, rows: Sequence[int] | None, queries: slice | None):
     columns = torch.cat([torch.arange(head * width, (head + 1) * width) for head in heads])
     chosen = None if rows is None else torch.tensor(list(rows), dtype=torch.long)
 
@@ -74,21 +80,23 @@ def _zero(heads: list[int], width: int, rows: Sequence[int] | None):
         nonlocal columns, chosen
         states = arguments[0].clone()
         columns = columns.to(states.device)
+        part = states if queries is None else states[:, queries]  # a view
         if chosen is None:
-            states[..., columns] = 0
+            part[..., columns] = 0
         else:
             chosen = chosen.to(states.device)
-            states[chosen[:, None], ..., columns] = 0
+            part[chosen[:, None], ..., columns] = 0
         return (states, *arguments[1:])
 
     return hook
 
 
-def _uniform(heads: list[int], rows: Sequence[int] | None):
+def _uniform(heads: list[int], rows: Sequence[int] | None, queries: slice | None):
     def attention(module, query, key, value, attention_mask, *, delegate, **kwargs):
         query = query.clone()
         chosen = range(query.shape[0]) if rows is None else rows
-        query[torch.tensor(list(chosen))[:, None], torch.tensor(heads)] = 0
+        part = query if queries is None else query[:, :, queries]  # a view
+        part[torch.tensor(list(chosen))[:, None], torch.tensor(heads)] = 0
         return delegate(module, query, key, value, attention_mask, **kwargs)
 
     return attention

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from faithgen.decoding import engine
+from faithgen.decoding import branches
 from faithgen.decoding.contrast import ContrastConfig, jensen_shannon
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.decoding.sampling import SamplingConfig
@@ -225,7 +225,7 @@ def test_prefill_in_chunks(llama, chunk, monkeypatch):
     for prompt in prompts:
         prompt.documents = [(3, 9)]
     whole = run(llama, prompts, **options)
-    monkeypatch.setattr(engine, "_CHUNK", chunk)
+    monkeypatch.setattr(branches, "_CHUNK", chunk)
     chunked = run(llama, prompts, **options)
     for first, second in zip(whole, chunked, strict=True):
         assert tokens(first) == tokens(second)

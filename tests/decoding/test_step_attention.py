@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faithgen import hf
-from faithgen.decoding.step_attention import single_query_steps, step_attention
+from faithgen.decoding.step_attention import few_query_steps, step_attention
 from faithgen.heads.ablation import mask_heads
 from tests import tiny
 
@@ -74,7 +74,7 @@ def test_a_step_of_a_model_gives_its_own_logits(family, padded):
         mask[1, :7] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     found = []
-    for context in (None, single_query_steps):
+    for context in (None, few_query_steps):
         cache = hf.new_cache()
         with torch.inference_mode():
             common = {"past_key_values": cache, "use_cache": True}
@@ -94,7 +94,7 @@ def test_a_mask_around_the_steps_still_holds():
     model = tiny.llama(initializer_range=0.1)
     ids = torch.randint(5, 500, (1, 12), generator=torch.Generator().manual_seed(2))
     found = []
-    for context in (contextlib.nullcontext, lambda: single_query_steps(model)):
+    for context in (contextlib.nullcontext, lambda: few_query_steps(model)):
         cache = hf.new_cache()
         with torch.inference_mode():
             model(ids[:, :11], past_key_values=cache)
