@@ -307,7 +307,9 @@ def takes_any_mask(model: Any) -> bool:
     types = set(getattr(config, "layer_types", None) or ())
     windowed = bool(getattr(config, "sliding_window", None)) and types != {"full_attention"}
     before = config._attn_implementation
-    return not windowed and types <= {"full_attention"} and before in ("sdpa", "eager", _NAMES["sdpa"], _NAMES["eager"])
+    return (
+        not windowed and types <= {"full_attention"} and before in ("sdpa", "eager", _NAMES["sdpa"], _NAMES["eager"])
+    )
 
 
 def ready_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:

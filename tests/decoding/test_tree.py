@@ -135,7 +135,7 @@ def test_a_prefix_computed_before_is_used():
 
 REFUSED = {
     "a control token in front of the documents": [
-        PairPrompt([9] + prompt_ids(40), [8] + prompt_ids(40), documents=[(1, 30)])
+        PairPrompt([9, *prompt_ids(40)], [8, *prompt_ids(40)], documents=[(1, 30)])
     ],
     "no documents in the other prompt": [PairPrompt(prompt_ids(40), prompt_ids(40)[:3] + prompt_ids(40)[-8:])],
     "a question that parts elsewhere": [control_pair(40, tail=4), control_pair(40, tail=6)],
