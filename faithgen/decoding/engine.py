@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,7 +38,8 @@ class PairPrompt:
             plainly.
         prefix (`DynamicCache`, *optional*): keys and values of the first tokens of `faithful` if they are computed already
             (a steered prefill). It is used up. Both branches must share these tokens.
-        documents (`list[tuple[int, int]]`): token spans of the documents in `faithful`, for the context-attention share.
+        documents (`list[tuple[int, int]]`): token spans of the documents, or of their parts, in `faithful`: where attention
+            is read.
         seed (`int`, *optional*): of this question's random stream; the sampling's own if not given.
     """
 
@@ -47,6 +48,23 @@ class PairPrompt:
     prefix: DynamicCache | None = None
     documents: list[tuple[int, int]] = field(default_factory=list)
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class StepDetail:
+    """What a token was chosen among, and where the watched heads looked then.
+
+    Attributes:
+        faithful (`list[tuple[int, float]]`): the likeliest tokens of the faithful branch with their probabilities.
+        unfaithful (`list[tuple[int, float]]`, *optional*): the same of the other branch; `None` without one.
+        unfaithful_probability (`float`, *optional*): of the chosen token in the other branch.
+        attention (`list[float]`): share (0 to 1) of the watched heads' attention on each span of `PairPrompt.documents`.
+    """
+
+    faithful: list[tuple[int, float]]
+    unfaithful: list[tuple[int, float]] | None
+    unfaithful_probability: float | None
+    attention: list[float]
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class StepRow:
         jsd (`float`, *optional*): Jensen-Shannon divergence of the two branches, in nats (0 to 0.693).
         context_share (`float`, *optional*): share (0 to 1) of the watched heads' attention that lies on the documents.
         finished (`bool`): the token ends the answer, or it is the last one allowed.
+        detail ([`StepDetail`], *optional*): where alternatives were asked for.
     """
 
     question: int
@@ -68,6 +87,7 @@ class StepRow:
     jsd: float | None
     context_share: float | None
     finished: bool
+    detail: StepDetail | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,8 @@ class PairDecoder:
         masked_heads (`Sequence[tuple[int, int]]`, *optional*):
             Heads masked in the unfaithful rows; without an unfaithful branch in the one there is, prefill and steps.
         watched_heads (`Sequence[tuple[int, int]]`, *optional*): heads whose attention on the documents is reported.
+        alternatives (`int`, *optional*, defaults to 0):
+            Above 0, rows carry a [`StepDetail`] with this many tokens of each branch. It changes no token.
 
     Raises:
         ValueError: If some prompts have an unfaithful branch and others have none, or the model's state is not keys and
@@ -109,6 +131,7 @@ class PairDecoder:
         end_tokens: Sequence[int],
         masked_heads: Sequence[Head] = (),
         watched_heads: Sequence[Head] = (),
+        alternatives: int = 0,
     ):
         hf.check_cache_supported(model)
         self.pair = prompts[0].unfaithful is not None
@@ -117,6 +140,8 @@ class PairDecoder:
         self.model, self.prompts, self.contrast = model, prompts, contrast
         self.max_new_tokens, self.end_tokens = max_new_tokens, frozenset(end_tokens)
         self.masked_heads, self.watched_heads = masked_heads, watched_heads
+        self.alternatives = alternatives
+        self._parts = max(len(prompt.documents) for prompt in prompts) if alternatives else 1
         self.device = hf.device_of(model)
         sampling = sampling or SamplingConfig()
         seeds = [sampling.seed if prompt.seed is None else prompt.seed for prompt in prompts]
@@ -130,7 +155,7 @@ class PairDecoder:
 
     @torch.inference_mode()
     def _prefill(self) -> torch.Tensor | None:
-        """Read all prompts; returns the context share of the last prompt token of each question `[B]`."""
+        """Read all prompts; returns the attention of the last prompt token of each question to its parts `[B, P]`."""
         read = [self._prefill_question(prompt) for prompt in self.prompts]
         branches = 2 if self.pair else 1
         self._questions = list(range(len(self.prompts)))
@@ -181,7 +206,8 @@ class PairDecoder:
         """Run rows of equal length on top of a cache, in chunks.
 
         Returns:
-            Logits of the last position `[rows, V]`, and its context share in the first row (if `watch` is given).
+            Logits of the last position `[rows, V]`, and its attention to the parts in the first row `[P]` (if `watch` is
+            given).
         """
         *chunks, last = torch.tensor(ids, device=self.device).split(_CHUNK, dim=1)
         inputs = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
@@ -192,10 +218,12 @@ class PairDecoder:
         segments = self._segment_row(watch, len(watch.faithful)).expand(len(ids), -1)
         with self._watch(segments) as capture:
             logits = self.model(input_ids=last, **inputs).logits[:, -1]
-        return logits, capture.result()[0, :, 0].mean()
+        return logits, capture.result()[0].mean(0)
 
     def _watch(self, segments: torch.Tensor) -> AttentionCapture:
-        return AttentionCapture(self.model, self.watched_heads, keep="documents", segments=segments, num_documents=1)
+        return AttentionCapture(
+            self.model, self.watched_heads, keep="documents", segments=segments, num_documents=self._parts
+        )
 
     def _masked_rows(self, rows: Sequence[int] | None) -> contextlib.AbstractContextManager[None]:
         if not self.masked_heads:
@@ -203,11 +231,13 @@ class PairDecoder:
         return mask_heads(self.model, self.masked_heads, rows=rows, mode=self.contrast.ablation)
 
     def _segment_row(self, prompt: PairPrompt, length: int) -> torch.Tensor:
-        """`[length]` with 0 on the columns of the prompt's documents and -1 elsewhere; the prompt stands at the end."""
+        """`[length]` with the part of each column and -1 outside of documents; the prompt stands at the end.
+
+        Each document is a part where details are asked for, else they are one."""
         row = torch.full((length,), -1, device=self.device)
         offset = length - len(prompt.faithful)
-        for start, end in prompt.documents:
-            row[offset + start : offset + end] = 0
+        for index, (start, end) in enumerate(prompt.documents):
+            row[offset + start : offset + end] = index if self.alternatives else 0
         return row
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -226,7 +256,7 @@ class PairDecoder:
     def _choose(self, last: bool, shares: torch.Tensor | None) -> tuple[list[StepRow], torch.Tensor]:
         count = len(self._questions)
         faithful = self._logits[:count].float().log_softmax(-1)
-        jsd = None
+        jsd = unfaithful = None
         scores = faithful
         if self.pair:
             unfaithful = self._logits[count:].float().log_softmax(-1)
@@ -234,7 +264,8 @@ class PairDecoder:
             scores = combine(faithful, unfaithful, self.contrast)
         tokens = self._sampler(scores, self._questions)
         logprobs = faithful.gather(-1, tokens[:, None])[:, 0].tolist()
-        share = None if shares is None else shares.tolist()
+        share = None if shares is None else shares.sum(-1).tolist()
+        details = self._details(faithful, unfaithful, tokens, shares) if self.alternatives else [None] * count
         rows = [
             StepRow(
                 question,
@@ -243,14 +274,33 @@ class PairDecoder:
                 None if jsd is None else jsd[i],
                 None if share is None else share[i],
                 last or token in self.end_tokens,
+                details[i],
             )
             for i, (question, token) in enumerate(zip(self._questions, tokens.tolist(), strict=True))
         ]
         return rows, tokens
 
+    def _details(
+        self,
+        faithful: torch.Tensor,
+        unfaithful: torch.Tensor | None,
+        tokens: torch.Tensor,
+        shares: torch.Tensor | None,
+    ) -> list[StepDetail | None]:
+        """The detail of each live question, from log-probabilities `[B, V]`, chosen tokens and attention `[B, P]`."""
+        tops = _likeliest(faithful, self.alternatives)
+        others: Sequence[Any] = [None] * len(tops)
+        own: Sequence[Any] = [None] * len(tops)
+        if unfaithful is not None:
+            others = _likeliest(unfaithful, self.alternatives)
+            own = unfaithful.gather(-1, tokens[:, None])[:, 0].exp().tolist()
+        read = [[0.0] * self._parts] * len(tops) if shares is None else shares.tolist()
+        parts = [len(self.prompts[question].documents) for question in self._questions]
+        return [StepDetail(tops[i], others[i], own[i], read[i][: parts[i]]) for i in range(len(tops))]
+
     @torch.inference_mode()
     def _advance(self, alive: list[int], tokens: torch.Tensor) -> torch.Tensor | None:
-        """Feed the chosen tokens of the live questions to both branches; returns their context share `[B]`."""
+        """Feed the chosen tokens of the live questions to both branches; returns their attention to the parts `[B, P]`."""
         count = len(self._questions)
         if len(alive) < count:
             self._select(alive, count)
@@ -274,7 +324,7 @@ class PairDecoder:
             )
         self._lengths = self._lengths + 1
         self._logits = output.logits[:, -1]
-        return None if capture is None else capture.result()[:count, :, 0].mean(1)
+        return None if capture is None else capture.result()[:count].mean(1)
 
     def _select(self, alive: list[int], count: int) -> None:
         """Drop the rows of finished questions."""
@@ -288,6 +338,14 @@ class PairDecoder:
 
 def _ids(prompt: PairPrompt, branch: int) -> list[int]:
     return prompt.faithful if branch == 0 or prompt.unfaithful is None else prompt.unfaithful
+
+
+def _likeliest(logprobs: torch.Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The likeliest tokens of each row of log-probabilities `[B, V]`, with their probabilities."""
+    found = logprobs.topk(min(count, logprobs.shape[-1]))
+    return [
+        list(zip(*row, strict=True)) for row in zip(found.indices.tolist(), found.values.exp().tolist(), strict=True)
+    ]
 
 
 def _common_prefix(first: list[int], second: list[int]) -> int:
