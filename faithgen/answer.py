@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from faithgen.documents import Document
+from faithgen.explanation import Explanation, TokenDetail
 
 SOME_DOUBT = 0.35
 """Doubt score from which an answer is called shaky; see `benchmarks/README.md` for what it separates."""
@@ -28,6 +29,7 @@ class AnswerToken:
             token depends on what the unfaithful branch lacks. `None` without a second branch.
         context_share (`float`, *optional*): share (0 to 1) of the copying heads' attention that lay on the documents when
             the token was chosen.
+        detail ([`TokenDetail`], *optional*): how it was chosen; where `explain` was asked for.
     """
 
     text: str
@@ -35,6 +37,7 @@ class AnswerToken:
     logprob: float
     jsd: float | None
     context_share: float | None
+    detail: TokenDetail | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Answer:
     Attributes:
         question (`str`), text (`str`): what was asked and answered.
         documents (`list[Document]`): all documents in the order given, with `.kept`, `.score` (sum over the voting heads of
-            the document's share of their attention; `None` unfiltered) and `.truncated`.
+            the document's share of their attention; `None` unfiltered), `.coarse_score` and `.fine_score` (its two
+            passes) and `.truncated`.
         prompt_order (`list[str]`): ids of the kept documents in the order the model read them.
         tokens (`list[AnswerToken]`): the answer's tokens with their signals.
         finish_reason (`str`): `"end"` (the model ended it), `"stop"` (a stop string) or `"length"`.
@@ -82,6 +86,7 @@ class Answer:
             `prompt_tokens`, `new_tokens`.
         settings (`dict`): model and methods used.
         warnings (`list[str]`): what the reader should know, e.g. documents that were cut.
+        explanation ([`Explanation`], *optional*): where the answer came from; where `explain` was asked for.
     """
 
     question: str
@@ -93,6 +98,7 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    explanation: Explanation | None = None
 
     @property
     def doubt(self) -> Doubt:
@@ -100,19 +106,32 @@ class Answer:
         return measure_doubt(self.tokens, best_share([document.score for document in self.documents]))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that `faithgen generate --format json` prints."""
-        return {
+        """The JSON object that `faithgen generate --format json` prints.
+
+        Returns:
+            `dict`: the attributes, with `text` as `answer`, `doubt` as an object, and documents as `Document.to_dict` gives
+            them. `explanation`, and `detail` of each token, are there only where `explain` was asked for; they are the
+            dataclasses of `faithgen.explanation` as objects.
+        """
+        record = {
             "question": self.question,
             "answer": self.text,
             "documents": [document.to_dict() for document in self.documents],
             "prompt_order": self.prompt_order,
             "doubt": asdict(self.doubt),
-            "tokens": [asdict(token) for token in self.tokens],
+            "tokens": [_without_nothing(asdict(token), "detail") for token in self.tokens],
             "finish_reason": self.finish_reason,
             "timings": {name: round(value, 4) for name, value in self.timings.items()},
             "settings": self.settings,
             "warnings": self.warnings,
+            "explanation": None if self.explanation is None else asdict(self.explanation),
         }
+        return _without_nothing(record, "explanation")
+
+
+def _without_nothing(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """The record, less a field that is `None`."""
+    return {key: value for key, value in record.items() if key != name or value is not None}
 
 
 def best_share(scores: Sequence[float | None]) -> float | None:

@@ -41,6 +41,9 @@ class Document:
         score (`float`, *optional*): relevance, filled by filtering.
         kept (`bool`, *optional*): whether filtering kept the document.
         truncated (`bool`, *optional*, defaults to `False`): whether the text was cut to fit the model's context.
+        coarse_score (`float`, *optional*): score of the filter's first pass.
+        fine_score (`float`, *optional*): score of the best ones read once more; `.score` is this where it is given, else
+            the first pass's.
     """
 
     text: str
@@ -52,6 +55,8 @@ class Document:
     score: float | None = None
     kept: bool | None = None
     truncated: bool = False
+    coarse_score: float | None = None
+    fine_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that any JSON writer takes.

@@ -16,6 +16,7 @@ from faithgen.decoding.engine import PairDecoder, PairPrompt, StepRow
 from faithgen.decoding.sampling import SamplingConfig
 from faithgen.documents import Document, as_documents
 from faithgen.errors import FaithgenError
+from faithgen.explanation import ALTERNATIVES, Explainer, read_passages
 from faithgen.filtering.coarse import FilterConfig, rank_documents
 from faithgen.filtering.steering import steered_prefill
 from faithgen.heads.head_set import Head, HeadSet
@@ -99,6 +100,9 @@ class FaithfulGenerator:
             sampling ([`SamplingConfig`], *optional*): greedy by default.
             max_new_tokens (`int`, *optional*, defaults to 128): most tokens of the answer.
             stop (`Sequence[str]`, *optional*): strings that end the answer; they are not part of it.
+            explain (`bool`, *optional*, defaults to `False`):
+                Fill in `answer.explanation` and each token's `.detail`: the likeliest tokens of both branches, and the
+                document sentences that the copying heads looked at. It changes no token; `faithgen.report` shows it.
 
         Returns:
             [`Answer`]
@@ -134,25 +138,30 @@ class FaithfulGenerator:
     # --- the way of a request -----------------------------------------------------------------------------------------
 
     def _prepare(
-        self, question: str, documents: list[Document], filtering: FilterConfig, contrast: ContrastConfig, reserve: int
+        self,
+        question: str,
+        documents: list[Document],
+        filtering: FilterConfig,
+        contrast: ContrastConfig,
+        reserve: int,
+        explain: bool = False,
     ) -> _Prepared:
         """Filter the documents and build (and, steered, read) the prompt."""
         started = time.perf_counter()
-        documents = [replace(document, kept=True, score=None, truncated=False) for document in documents]
+        clear: dict[str, Any] = {"score": None, "coarse_score": None, "fine_score": None, "truncated": False}
+        documents = [replace(document, kept=True, **clear) for document in documents]
         kept, scored = list(range(len(documents))), 0
+        scoring: list[Head] = []
+        dropped: dict[str, str] = {}
         warnings = []
         if filtering.enabled and len(documents) > 1:
-            ranking = rank_documents(
-                self.loaded.model,
-                self.builder,
-                filtering.scoring_heads(self.scoring_heads),
-                question,
-                documents,
-                filtering,
-            )
+            scoring = filtering.scoring_heads(self.scoring_heads)
+            ranking = rank_documents(self.loaded.model, self.builder, scoring, question, documents, filtering)
             kept, scored = ranking.kept(filtering), ranking.prefill_tokens
             for index, document in enumerate(documents):
                 document.score, document.kept = ranking.scores[index], index in kept
+                document.coarse_score, document.fine_score = ranking.coarse[index], ranking.fine[index]
+            dropped = {documents[index].id: reason for index, reason in ranking.dropped(filtering).items()}
             cut = [documents[index].id for index in ranking.truncated]
             if cut:
                 warnings.append(f"too long for the model's window, scored on their beginning: {', '.join(cut)}")
@@ -173,9 +182,13 @@ class FaithfulGenerator:
             )
         timings = {"filter": filtered - started, "steer": time.perf_counter() - filtered, "scored_tokens": scored}
         other = self._unfaithful(source, question, chosen, prompt, reserve)
-        spans = [place.span for place in prompt.documents]
+        spans, explainer = [place.span for place in prompt.documents], None
+        if explain:
+            passages, spans = read_passages(chosen, prompt.documents)
+            heads = {"heads": self._watched(), "scoring_heads": scoring, "masked_heads": self._masked(contrast)}
+            explainer = Explainer(self.loaded.tokenizer, passages, heads, dropped)
         pair = PairPrompt(prompt.input_ids, other, prefix, spans)
-        return _Prepared(question, documents, [document.id for document in chosen], pair, timings, warnings)
+        return _Prepared(question, documents, [document.id for document in chosen], pair, timings, warnings, explainer)
 
     def _unfaithful(
         self, source: str, question: str, documents: list[Document], prompt: Prompt, reserve: int
@@ -188,13 +201,26 @@ class FaithfulGenerator:
             return self.builder.build(question, [], reserve=reserve).input_ids
         return prompt.input_ids
 
-    def _decoder(
-        self, prompts: list[PairPrompt], contrast: ContrastConfig, sampling: SamplingConfig, max_new_tokens: int
-    ) -> PairDecoder:
+    def _masked(self, contrast: ContrastConfig) -> list[Head]:
+        """Heads masked in the unfaithful branch."""
         shape = hf.head_shape(self.loaded.model)
-        masked: list[Head] = []
-        if contrast.source == "heads":
-            masked = self.copying_heads.top(contrast.heads_to_mask(shape.num_layers * shape.num_heads))
+        if contrast.source != "heads":
+            return []
+        return self.copying_heads.top(contrast.heads_to_mask(shape.num_layers * shape.num_heads))
+
+    def _watched(self) -> list[Head]:
+        """Heads whose attention is read while the answer is written."""
+        shape = hf.head_shape(self.loaded.model)
+        return self.copying_heads.top(min(WATCHED_HEADS, shape.num_layers * shape.num_heads))
+
+    def _decoder(
+        self,
+        prompts: list[PairPrompt],
+        contrast: ContrastConfig,
+        sampling: SamplingConfig,
+        max_new_tokens: int,
+        explain: bool,
+    ) -> PairDecoder:
         return PairDecoder(
             self.loaded.model,
             prompts,
@@ -202,8 +228,9 @@ class FaithfulGenerator:
             sampling,
             max_new_tokens=max_new_tokens,
             end_tokens=sorted(self._ends),
-            masked_heads=masked,
-            watched_heads=self.copying_heads.top(min(WATCHED_HEADS, shape.num_layers * shape.num_heads)),
+            masked_heads=self._masked(contrast),
+            watched_heads=self._watched(),
+            alternatives=ALTERNATIVES if explain else 0,
         )
 
 
@@ -217,6 +244,7 @@ class _Prepared:
     pair: PairPrompt
     timings: dict[str, float]
     warnings: list[str]
+    explainer: Explainer | None
 
 
 class AnswerStream:
@@ -258,6 +286,7 @@ class _Session:
         sampling: SamplingConfig | None = None,
         max_new_tokens: int = 128,
         stop: Sequence[str] = (),
+        explain: bool = False,
     ):
         if max_new_tokens < 1:
             raise FaithgenError(f"max_new_tokens is {max_new_tokens}; give 1 or more")
@@ -270,6 +299,7 @@ class _Session:
         self.requests = [(question, as_documents(documents)) for question, documents in requests]
         self.filter, self.contrast = filter or FilterConfig(), generator.resolved(contrast or ContrastConfig())
         self.sampling, self.max_new_tokens, self.stop = sampling or SamplingConfig(), max_new_tokens, tuple(stop)
+        self.explain = explain
         shape = hf.head_shape(generator.loaded.model)
         total = shape.num_layers * shape.num_heads
         asked = max(self.filter.num_heads, self.filter.steer_heads, self.contrast.num_heads or 1)
@@ -287,13 +317,13 @@ class _Session:
         generator, started = self.generator, time.perf_counter()
         with generator._lock:
             prepared = [
-                generator._prepare(question, documents, self.filter, self.contrast, self.max_new_tokens)
+                generator._prepare(question, documents, self.filter, self.contrast, self.max_new_tokens, self.explain)
                 for question, documents in self.requests
             ]
             decoder = generator._decoder(
-                [one.pair for one in prepared], self.contrast, self.sampling, self.max_new_tokens
+                [one.pair for one in prepared], self.contrast, self.sampling, self.max_new_tokens, self.explain
             )
-        texts = [_Text(generator.loaded.tokenizer, self.stop, generator._ends) for _ in prepared]
+        texts = [_Text(generator.loaded.tokenizer, self.stop, generator._ends, one.explainer) for one in prepared]
         steps = iter(decoder)
         ready = prefilled = time.perf_counter()
         first = True
@@ -335,9 +365,13 @@ class _Session:
             "max_new_tokens": self.max_new_tokens,
             "stop": list(self.stop),
         }
+        whole = text.text.strip()
+        explanation = None
+        if one.explainer is not None:
+            explanation = one.explainer.finish(whole, [token.text for token in text.tokens])
         return Answer(
             question=one.question,
-            text=text.text.strip(),
+            text=whole,
             documents=one.documents,
             prompt_order=one.prompt_order,
             tokens=text.tokens,
@@ -345,14 +379,17 @@ class _Session:
             timings=one.timings,
             settings=settings,
             warnings=one.warnings,
+            explanation=explanation,
         )
 
 
 class _Text:
     """The text of one answer as its tokens come in: no half characters, and nothing from a stop string on."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...], ends: frozenset[int]):
-        self.tokenizer, self.stop, self.ends = tokenizer, stop, ends
+    def __init__(
+        self, tokenizer: Any, stop: tuple[str, ...], ends: frozenset[int], explainer: Explainer | None = None
+    ):
+        self.tokenizer, self.stop, self.ends, self.explainer = tokenizer, stop, ends, explainer
         self.ids: list[int] = []
         self.tokens: list[AnswerToken] = []
         self.text = ""
@@ -373,7 +410,10 @@ class _Text:
             added = ""
         else:
             added, self._whole = whole[len(self._whole) :], whole
-        self.tokens.append(AnswerToken(added, row.token, row.logprob, row.jsd, row.context_share))
+        detail = None
+        if self.explainer is not None and row.detail is not None:
+            detail = self.explainer.token(row.detail, self.ids[:-1])
+        self.tokens.append(AnswerToken(added, row.token, row.logprob, row.jsd, row.context_share, detail))
         found = [place for text in self.stop if (place := self._whole.find(text)) >= 0]
         if found:
             self.finished = "stop"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
@@ -44,11 +44,13 @@ class PromptDocument:
         span (`tuple[int, int]`): title and text, what retrieval heads are scored on.
         text (`tuple[int, int]`): the text alone; these tokens decode to it.
         tokens (`int`): tokens of the whole text, before truncation.
+        ends (`list[int]`): for each token of `text`, the character of the document's text that it ends before.
     """
 
     span: Span
     text: Span
     tokens: int
+    ends: list[int] = field(default_factory=list, repr=False)
 
     @property
     def truncated(self) -> bool:
@@ -73,6 +75,13 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+class _Placed(NamedTuple):
+    """Tokens of a text, and for each the character that it ends before."""
+
+    ids: list[int]
+    ends: list[int]
 
 
 def control_settings(tokenizer: Any) -> dict[str, Any] | None:
@@ -159,12 +168,12 @@ class PromptBuilder:
         if not question.strip():
             raise FaithgenError("the question is empty; ask something")
         slot = [] if control is None else [self.control_id(control)]
-        texts = [self.data_ids(document.text) for document in documents]
+        texts = [self._placed(document.text) for document in documents]
         heads = [self._heading(document) for document in documents]
-        gap = self._plain("\n\n")
-        opening = self._plain(self.instruction if documents else self.without_documents) + gap
+        gap = self._plain("\n\n").ids
+        opening = self._plain(self.instruction if documents else self.without_documents).ids + gap
         asked = self.data_ids(" " + question.strip())
-        question_label = self._plain("Question:")
+        question_label = self._plain("Question:").ids
         fixed = sum(map(len, (self._prefix, slot, opening, question_label, asked, self._suffix)))
         room = self.window - reserve - fixed
         if room < 0:
@@ -184,8 +193,9 @@ class PromptBuilder:
         placed = []
         for head, whole, kept in zip(heads, texts, texts_kept, strict=True):
             start, text = len(ids), len(ids) + len(head)
-            ids += head + kept + gap
-            placed.append(PromptDocument((start, text + len(kept)), (text, text + len(kept)), len(whole)))
+            ids += head + kept.ids + gap
+            end = text + len(kept.ids)
+            placed.append(PromptDocument((start, end), (text, end), len(whole.ids), kept.ends))
         ids += question_label
         question_at = (len(ids), len(ids) + len(asked))
         ids += asked
@@ -214,20 +224,29 @@ class PromptBuilder:
 
     def document_tokens(self, document: Document) -> int:
         """Tokens a document takes in a prompt, heading and separator included."""
-        return len(self._heading(document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n"))
+        return len(self._heading(document)) + len(self.data_ids(document.text)) + len(self._plain("\n\n").ids)
 
     # --- tokens of data -----------------------------------------------------------------------------------------------
 
     def data_ids(self, text: str) -> list[int]:
         """Token ids of text that is data: no special, control or other added token comes out of it."""
+        return self._placed(text).ids
+
+    def _placed(self, text: str) -> _Placed:
+        """The ids of `data_ids`, and for each the character of the text that it ends before."""
         ids: list[int] = []
+        ends: list[int] = []
+        start = 0
         for piece in self._pieces(text):
             found = self._plain(piece)
-            if self._forbidden.intersection(found):  # e.g. a Unigram vocabulary that holds "<s>" as a piece
-                found = [index for character in piece for index in self._plain(character)]
-                found = [index for index in found if index not in self._forbidden]
-            ids += found
-        return ids
+            if self._forbidden.intersection(found.ids):  # e.g. a Unigram vocabulary that holds "<s>" as a piece
+                pairs = [(index, at) for at, one in enumerate(piece, 1) for index in self._plain(one).ids]
+                pairs = [(index, at) for index, at in pairs if index not in self._forbidden]
+                found = _Placed([index for index, _ in pairs], [at for _, at in pairs])
+            ids += found.ids
+            ends += [start + end for end in found.ends]
+            start += len(piece)
+        return _Placed(ids, ends)
 
     def _pieces(self, text: str) -> list[str]:
         """The text cut in the middle of everything that reads like an added token."""
@@ -242,29 +261,30 @@ class PromptBuilder:
         cuts.sort()
         return [text[start:end] for start, end in pairwise(cuts) if end > start]
 
-    def _plain(self, text: str) -> list[int]:
-        """Ids of a piece as it would stand inside a text: without the space some tokenizers put in front of one."""
-        ids = self._encode(text)
-        if not self._prefixes_space or not ids:
-            return ids
+    def _plain(self, text: str) -> _Placed:
+        """A piece as it would stand inside a text: without the space some tokenizers put in front of one."""
+        found = self._encode(text)
+        if not self._prefixes_space or not found.ids:
+            return found
         for anchor in _ANCHORS:
-            before, both = self._encode(anchor), self._encode(anchor + text)
-            if both[: len(before)] == before:
-                return both[len(before) :]
-        return ids
+            before, both = self._encode(anchor).ids, self._encode(anchor + text)
+            if both.ids[: len(before)] == before:
+                return _Placed(both.ids[len(before) :], [end - len(anchor) for end in both.ends[len(before) :]])
+        return found
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    def _encode(self, text: str) -> _Placed:
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return _Placed(found["input_ids"], [end for _, end in found["offset_mapping"]])
 
     def _adds_space(self) -> bool:
-        tokens = self.tokenizer.convert_ids_to_tokens(self._encode("x"))
+        tokens = self.tokenizer.convert_ids_to_tokens(self._encode("x").ids)
         return bool(tokens) and tokens[0][:1] in ("▁", "Ġ")
 
     # --- template and budget ------------------------------------------------------------------------------------------
 
     def _template(self) -> tuple[list[int], list[int]]:
         if self.tokenizer.chat_template is None:
-            return self.tokenizer("", verbose=False)["input_ids"][:1], self._encode("\nAnswer:")
+            return self.tokenizer("", verbose=False)["input_ids"][:1], self._encode("\nAnswer:").ids
         messages = [{"role": "user", "content": _SENTINEL}]
         text = str(
             self.tokenizer.apply_chat_template(
@@ -274,21 +294,23 @@ class PromptBuilder:
         if text.count(_SENTINEL) != 1:
             raise FaithgenError("the model's chat template drops or repeats the user's message; it cannot be used")
         prefix, suffix = text.split(_SENTINEL)
-        return self._encode(prefix), self._encode(suffix)
+        return self._encode(prefix).ids, self._encode(suffix).ids
 
     def _heading(self, document: Document) -> list[int]:
         """Not numbered; see benchmarks/README.md for what was compared."""
         if not document.title.strip():
-            return self._plain("Passage:\n")
-        return self._plain("Title:") + self.data_ids(" " + " ".join(document.title.split())) + self._plain("\n")
+            return self._plain("Passage:\n").ids
+        title = self.data_ids(" " + " ".join(document.title.split()))
+        return self._plain("Title:").ids + title + self._plain("\n").ids
 
-    def _fit(self, documents: Sequence[Document], texts: list[list[int]], room: int) -> list[list[int]]:
+    def _fit(self, documents: Sequence[Document], texts: list[_Placed], room: int) -> list[_Placed]:
         """Cut the longest texts to one length such that all fit into `room` tokens."""
-        if sum(map(len, texts)) <= room:
+        lengths = sorted(len(text.ids) for text in texts)
+        if sum(lengths) <= room:
             return texts
-        limit, left, waiting = 0, room, sorted(map(len, texts))
-        for index, length in enumerate(waiting):
-            limit = left // (len(waiting) - index)
+        limit, left = 0, room
+        for index, length in enumerate(lengths):
+            limit = left // (len(lengths) - index)
             if length > limit:
                 break
             left -= length
@@ -298,12 +320,12 @@ class PromptBuilder:
                 "truncated; give or keep fewer of them, or use a model with a longer window"
             )
         return [
-            ids if len(ids) <= limit else self._truncate(document.text, limit)
-            for document, ids in zip(documents, texts, strict=True)
+            text if len(text.ids) <= limit else self._truncate(document.text, limit)
+            for document, text in zip(documents, texts, strict=True)
         ]
 
-    def _truncate(self, text: str, limit: int) -> list[int]:
-        """Ids of the longest start of `text` of at most `limit` tokens that ends at a sentence or word edge."""
+    def _truncate(self, text: str, limit: int) -> _Placed:
+        """The longest start of `text` of at most `limit` tokens that ends at a sentence or word edge."""
         offsets = self.tokenizer(
             text,
             add_special_tokens=False,
@@ -315,11 +337,11 @@ class PromptBuilder:
         end = max(stop for _, stop in offsets)
         while end > 0:
             cut = _edge(text, end)
-            ids = self.data_ids(text[:cut])
-            if len(ids) <= limit:
-                return ids
+            found = self._placed(text[:cut])
+            if len(found.ids) <= limit:
+                return found
             end = min(cut, end) - max(1, cut // 20)
-        return []
+        return _Placed([], [])
 
 
 def _edge(text: str, end: int) -> int:

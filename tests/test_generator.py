@@ -257,6 +257,9 @@ def test_documents_carry_what_became_of_them(generator):
     best = max(answer.documents, key=lambda document: document.score)
     assert answer.prompt_order[-1] == best.id
     assert not any(document.truncated for document in answer.documents)
+    for document in answer.documents:
+        assert document.score == (document.coarse_score if document.fine_score is None else document.fine_score)
+    assert [document.fine_score is None for document in answer.documents].count(False) >= 2
     assert answer.warnings == []
     assert answer.documents[2].metadata == {"n": 2}
 
@@ -412,6 +415,21 @@ def test_to_dict_is_json(generator):
     )
     assert read["timings"]["new_tokens"] == 5
     assert all(value >= 0 for value in read["timings"].values())
+
+
+def test_to_dict_of_an_explained_answer_has_more_and_the_same(generator):
+    plain, explained = (generator.generate(*REQUESTS[2], max_new_tokens=5, explain=on) for on in (False, True))
+    before, after = plain.to_dict(), json.loads(json.dumps(explained.to_dict(), allow_nan=False))
+    added = after.pop("explanation")
+    assert {"heads", "scoring_heads", "masked_heads", "passages", "sentences", "dropped"} == set(added)
+    for token in after["tokens"]:
+        detail = token.pop("detail")
+        assert set(detail) == {"faithful", "unfaithful", "unfaithful_probability", "looked_at"}
+        assert set(detail["faithful"][0]) == {"text", "id", "probability"}
+    assert list(after) == list(before)
+    assert [set(token) for token in after["tokens"]] == [set(token) for token in before["tokens"]]
+    for name in ("answer", "documents", "prompt_order", "settings", "warnings"):
+        assert after[name] == json.loads(json.dumps(before[name]))
 
 
 @pytest.mark.parametrize("contrast", SOURCES)

@@ -146,6 +146,33 @@ def test_any_text_comes_out_as_it_went_in(family, text, title, question):
     assert cut(tokenizer, prompt, prompt.question) == same(" " + question.strip())
 
 
+@settings(QUICK, max_examples=60)
+@given(text=TEXT.filter(str.strip))
+@pytest.mark.parametrize("family", ["byte_level", "sentencepiece", "unigram"])
+def test_tokens_know_where_they_end_in_their_document(family, text):
+    tokenizer = CACHED[family]
+    prompt = PromptBuilder(tokenizer, LARGE).build(QUESTION, [Document(text)])
+    place = prompt.documents[0]
+    start, end = place.text
+    assert len(place.ends) == end - start
+    assert place.ends == sorted(place.ends)
+    assert all(0 <= at <= len(text) for at in place.ends)
+    if family == "byte_level" and "\ufffd" not in text:  # the one that spells every text
+        assert place.ends[-1] == len(text)
+        for number, at in enumerate(place.ends, 1):
+            whole = decoded(tokenizer, prompt.input_ids[start : start + number]).rstrip("\ufffd")
+            assert text.startswith(whole)
+            assert at - len(whole) in (0, 1)  # 1: the token is a part of a character
+
+
+def test_words_end_where_their_last_token_does(tokenizer):
+    for text in (LIGHT, FERRY):
+        prompt = PromptBuilder(tokenizer, LARGE).build(QUESTION, [Document(text, title="A ferry")])
+        start = prompt.documents[0].text[0]
+        for number, at in enumerate(prompt.documents[0].ends, 1):
+            assert decoded(tokenizer, prompt.input_ids[start : start + number]) == text[:at]
+
+
 def test_document_tokens_bound_what_a_document_takes(tokenizer):
     builder = PromptBuilder(tokenizer, LARGE)
     documents = [Document(FERRY, title="A ferry"), Document(LIGHT)] * 6
@@ -304,6 +331,7 @@ def test_truncation_keeps_to_the_window_and_cuts_the_longest(tokenizer):
         kept = set(range(5)) - shortened
         assert max((sizes[i] for i in kept), default=0) < min((sizes[i] for i in shortened), default=LARGE)
         for i in shortened:
+            assert prompt.documents[i].ends[-1] == len(texts[i])
             text, rest = documents[i].text[: len(texts[i])], documents[i].text[len(texts[i]) :]
             assert texts[i] == text
             assert text

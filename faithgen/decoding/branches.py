@@ -37,7 +37,8 @@ class PairPrompt:
             plainly.
         prefix (`DynamicCache`, *optional*): keys and values of the first tokens of `faithful` if they are computed already
             (a steered prefill). It is used up. Both branches must share these tokens.
-        documents (`list[tuple[int, int]]`): token spans of the documents in `faithful`, for the context-attention share.
+        documents (`list[tuple[int, int]]`): token spans of the documents, or of their parts, in `faithful`: where attention
+            is read.
         seed (`int`, *optional*): of this question's random stream; the sampling's own if not given.
     """
 
@@ -57,6 +58,7 @@ class BranchModel:
         masked_heads (`Sequence[tuple[int, int]]`), ablation (`"zero"` or `"uniform"`), mask_prefill (`bool`):
             Heads masked in the unfaithful branch (or in the only one), how, and whether in the prefill, too.
         watched_heads (`Sequence[tuple[int, int]]`): heads whose attention on the documents is reported.
+        parts (`int`): above 1, the attention on each of `PairPrompt.documents` is told apart, for at most so many.
     """
 
     model: PreTrainedModel
@@ -64,6 +66,7 @@ class BranchModel:
     ablation: Ablation = "zero"
     mask_prefill: bool = False
     watched_heads: Sequence[Head] = ()
+    parts: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +79,8 @@ class BranchModel:
         """Run rows of equal length on top of a cache, in chunks.
 
         Returns:
-            Logits of the last position `[rows, V]`, and its context share in the first row (if `watch` is given).
+            Logits of the last position `[rows, V]`, and its attention to the parts in the first row `[P]` (if `watch` is
+            given).
         """
         *chunks, last = torch.tensor(ids, device=self.device).split(_CHUNK, dim=1)
         inputs = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
@@ -87,11 +91,13 @@ class BranchModel:
         segments = self.segment_row(watch, len(watch.faithful)).expand(len(ids), -1)
         with self.watch(segments) as capture:
             logits = self.model(input_ids=last, **inputs).logits[:, -1]
-        return logits, capture.result()[0, :, 0].mean()
+        return logits, capture.result()[0].mean(0)
 
     def watch(self, segments: torch.Tensor) -> AttentionCapture:
-        """Read the watched heads' attention on the documents (segment 0) from the last query of a forward."""
-        return AttentionCapture(self.model, self.watched_heads, keep="documents", segments=segments, num_documents=1)
+        """Read the watched heads' attention on the parts of the documents from the last query of a forward."""
+        return AttentionCapture(
+            self.model, self.watched_heads, keep="documents", segments=segments, num_documents=self.parts
+        )
 
     def masking(
         self, rows: Sequence[int] | None = None, queries: slice | None = None
@@ -108,11 +114,11 @@ class BranchModel:
             yield
 
     def segment_row(self, prompt: PairPrompt, length: int) -> torch.Tensor:
-        """`[length]` with 0 on the columns of the prompt's documents and -1 elsewhere; the prompt stands at the end."""
+        """`[length]` with the part of each column, -1 outside of the documents; the prompt stands at the end."""
         row = torch.full((length,), -1, device=self.device)
         offset = length - len(prompt.faithful)
-        for start, end in prompt.documents:
-            row[offset + start : offset + end] = 0
+        for part, (start, end) in enumerate(prompt.documents):
+            row[offset + start : offset + end] = part if self.parts > 1 else 0
         return row
 
 
@@ -143,7 +149,7 @@ class RowBranches:
         self.pair = prompts[0].unfaithful is not None
 
     def prefill(self) -> torch.Tensor | None:
-        """Read all prompts; returns the context share of the last prompt token of each question `[B]`."""
+        """Read all prompts; returns the attention of the last prompt token of each question to the parts `[B, P]`."""
         through, device = self.through, self.through.device
         read = [self._prefill_question(prompt) for prompt in self.prompts]
         branches = 2 if self.pair else 1
@@ -190,7 +196,7 @@ class RowBranches:
         return _Prefilled([cache, other], [faithful, unfaithful], share)
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Feed a token `[B]` to both branches of each question; returns their context share `[B]`."""
+        """Feed a token `[B]` to both branches of each question; returns their attention to the parts `[B, P]`."""
         through, count = self.through, len(tokens)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._lengths), 1)], dim=1)
         with contextlib.ExitStack() as stack:
@@ -208,7 +214,7 @@ class RowBranches:
             )
         self._lengths = self._lengths + 1
         self.logits = output.logits[:, -1]
-        return None if capture is None else capture.result()[:count, :, 0].mean(1)
+        return None if capture is None else capture.result()[:count].mean(1)
 
     def select(self, alive: list[int], count: int) -> None:
         """Keep some of `count` questions."""

@@ -59,7 +59,7 @@ class TreeBranches:
         self.through, self.prompts = through, prompts
 
     def prefill(self) -> torch.Tensor | None:
-        """Read all prompts; returns the context share of the last prompt token of each question `[B]`."""
+        """Read all prompts; returns the attention of the last prompt token of each question to the parts `[B, P]`."""
         through, device = self.through, self.through.device
         caches, tails = [], []
         for prompt in self.prompts:
@@ -86,7 +86,7 @@ class TreeBranches:
         return self._forward(ids)
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Feed a token `[B]` to both branches of each question; returns their context share `[B]`."""
+        """Feed a token `[B]` to both branches of each question; returns their attention to the parts `[B, P]`."""
         with self.through.stepping():
             return self._forward(tokens[:, None].expand(-1, 2))
 
@@ -116,7 +116,7 @@ class TreeBranches:
         self._lengths = self._lengths + width // 2
         self._seen = torch.cat([self._seen, own.expand(count, -1, -1)], dim=-1)
         self.logits = torch.cat([output.logits[:, _FAITHFUL], output.logits[:, _UNFAITHFUL]])
-        return None if capture is None else capture.result()[:, :, 0].mean(1)
+        return None if capture is None else capture.result().mean(1)
 
     def select(self, alive: list[int], count: int) -> None:
         """Keep some of `count` questions."""

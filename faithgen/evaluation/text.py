@@ -1,11 +1,13 @@
-"""Sentences and claims of an answer. Boundaries come from nupunkt: its model is in its wheel, nothing is downloaded."""
+"""Sentences and claims of an answer."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from faithgen.errors import MissingExtraError
+from faithgen.sentences import Sentence, split_sentences
+
+__all__ = ["Claim", "Sentence", "clean", "count_words", "split_claims", "split_sentences"]
 
 _CITATION = re.compile(
     r"""\s*(?:
@@ -24,20 +26,6 @@ _WORD = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A sentence and where it stands.
-
-    Attributes:
-        text (`str`): the sentence, without white space around it.
-        start (`int`), end (`int`): its place in the whole text, in characters: `whole[start:end] == text`.
-    """
-
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
 class Claim:
     """A sentence that asserts something.
 
@@ -49,35 +37,6 @@ class Claim:
     text: str
     start: int
     end: int
-
-
-def split_sentences(text: str) -> list[Sentence]:
-    """Split a text into sentences.
-
-    A blank line, a heading and a list item end a sentence too. Abbreviations, initials, decimals and web addresses do
-    not. Made for English: scripts without white space between sentences (Chinese, Japanese) are not split.
-
-    Args:
-        text (`str`): any text; may be empty.
-
-    Returns:
-        `list[Sentence]`: in order, without overlap. What lies between them is white space.
-
-    Raises:
-        MissingExtraError: If nupunkt is not installed.
-
-    Example:
-
-    ```python
-    >>> [s.text for s in split_sentences("Dr. No was born in 1948. He lives in the U.S.")]
-    ['Dr. No was born in 1948.', 'He lives in the U.S.']
-    ```
-    """
-    try:
-        import nupunkt
-    except ImportError as error:
-        raise MissingExtraError("splitting sentences", "eval") from error
-    return [Sentence(text[start:end], start, end) for start, end in nupunkt.sentence_spans(text, line_breaks=True)]
 
 
 def split_claims(answer: str) -> list[Claim]:

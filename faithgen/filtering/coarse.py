@@ -110,6 +110,8 @@ class Ranking:
         prefill_tokens (`int`): tokens that the scoring passes read.
         passes (`int`): scoring passes: one for each window that the documents fill, and those that compare or refine.
         truncated (`list[int]`): documents that were cut to be scored.
+        coarse (`list[float]`): the scores of the first pass, before `refine`.
+        fine (`list[float | None]`): the scores that `refine` gave; `None` for a document that was not read once more.
     """
 
     scores: list[float]
@@ -117,6 +119,8 @@ class Ranking:
     prefill_tokens: int = 0
     passes: int = 0
     truncated: list[int] = field(default_factory=list)
+    coarse: list[float] = field(default_factory=list)
+    fine: list[float | None] = field(default_factory=list)
 
     def order(self) -> list[int]:
         """Document indices, best first; ties in the order given."""
@@ -127,11 +131,28 @@ class Ranking:
         chosen = [i for i in self.order() if self.votes[i]][: config.keep]
         if config.mass is not None:
             total = sum(max(0.0, score) for score in self.scores)
-            before = accumulate((self.scores[i] for i in chosen), initial=0.0)
+            before = accumulate((max(0.0, self.scores[i]) for i in chosen), initial=0.0)
             chosen = [
                 i for i, reached in zip(chosen, before, strict=False) if reached < config.mass * total
             ] or chosen[:1]
         return chosen[::-1] if config.reorder else sorted(chosen)
+
+    def dropped(self, config: FilterConfig) -> dict[int, str]:
+        """Indices of the documents not to keep, best first, each with the reason in words."""
+        kept = set(self.kept(config))
+        reasons = {}
+        for i in self.order():
+            if i in kept:
+                continue
+            if self.scores[i] < 0:
+                reasons[i] = "behind in an earlier round: the documents fill more than one window"
+            elif not self.votes[i]:
+                reasons[i] = f"no head has it among its best {config.top_m}"
+            elif config.keep is not None and len(kept) == config.keep:
+                reasons[i] = f"at most {config.keep} are kept"
+            else:
+                reasons[i] = f"the better ones hold at least {config.mass:.0%} of the heads' attention"
+        return reasons
 
 
 def document_attention(
@@ -251,6 +272,7 @@ def rank_documents(
         for place, i in enumerate(behind):  # below every finalist, in their own order
             ranking.scores[i] = -1.0 - place / len(documents)
     _rank_group(model, builder, heads, question, documents, finalists, config, ranking)
+    ranking.coarse, ranking.fine = list(ranking.scores), [None] * len(documents)
     best = [i for i in ranking.order() if ranking.votes[i]][: config.refine]
     if len(best) > 1:
         _refine(model, builder, heads, question, documents, ranking, best)
@@ -265,7 +287,7 @@ def _refine(model, builder, heads, question, documents, ranking: Ranking, best: 
     shares = head_shares(attention).mean(0)
     total = sum(ranking.scores[i] for i in best)
     for index, share in zip(best, shares.tolist(), strict=True):
-        ranking.scores[index] = total * share
+        ranking.scores[index] = ranking.fine[index] = total * share
     ranking.prefill_tokens += prompt.question[1]
     ranking.passes += 1
 

@@ -433,6 +433,92 @@ def test_context_share_is_eager_attention_s(family, kind):
             assert 0 < row.context_share < 1
 
 
+# --- details ----------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "plain": lambda n, s: PairPrompt(prompt_ids(n, s)),
+    "control": control_pair,
+    "context": context_pair,
+    "masked": masked_pair,
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_details_change_nothing_else(family, kind):
+    model = make(family)
+    prompts = [KINDS[kind](length, length) for length in (33, 50, 21)]
+    for prompt in prompts:
+        prompt.documents = [(2, 6), (6, 9), (11, 15)]
+    options = {"n": 10, "watched_heads": [(1, 0), (3, 5)], "masked_heads": HEADS if kind == "masked" else []}
+    plain, detailed = run(model, prompts, **options), run(model, prompts, alternatives=3, **options)
+    for rows, others in zip(plain, detailed, strict=True):
+        for row, other in zip(rows, others, strict=True):
+            assert row.detail is None
+            assert (other.token, other.logprob, other.jsd) == (row.token, row.logprob, row.jsd)
+            assert other.context_share == pytest.approx(row.context_share, abs=1e-6)
+            assert sum(other.detail.attention) == pytest.approx(row.context_share, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "context"])
+def test_alternatives_are_the_likeliest_of_each_branch(llama, kind):
+    prompts = [KINDS[kind](length, length) for length in (33, 21)]
+    for prompt, rows in zip(prompts, run(llama, prompts, n=5, alternatives=4), strict=True):
+        for step, row in enumerate(rows):
+            written = tokens(rows)[:step]
+            wanted = last_logits(llama, prompt.faithful + written)[0].exp().topk(4)
+            assert [token for token, _ in row.detail.faithful] == wanted.indices.tolist()
+            assert [p for _, p in row.detail.faithful] == pytest.approx(wanted.values.tolist(), abs=1e-5)
+            assert row.detail.attention == []
+            if kind == "plain":
+                assert row.detail.unfaithful is row.detail.unfaithful_probability is None
+                continue
+            whole = last_logits(llama, prompt.unfaithful + written)[0].exp()
+            assert [token for token, _ in row.detail.unfaithful] == whole.topk(4).indices.tolist()
+            assert [p for _, p in row.detail.unfaithful] == pytest.approx(whole.topk(4).values.tolist(), abs=1e-5)
+            assert row.detail.unfaithful_probability == pytest.approx(whole[row.token].item(), abs=1e-5)
+
+
+def test_more_alternatives_than_tokens(llama):
+    (rows,) = run(llama, [control_pair(20)], n=2, alternatives=9999)
+    assert len(rows[0].detail.faithful) == len(rows[1].detail.unfaithful) == llama.config.vocab_size
+
+
+def test_each_part_of_the_documents_has_its_own_attention(llama):
+    eager = copy.deepcopy(llama)
+    eager.set_attn_implementation("eager")
+    prompts = [masked_pair(length, length) for length in (33, 50, 21)]
+    for i, prompt in enumerate(prompts):  # one part more each, and an empty one
+        prompt.documents = [(2, 5), (5, 5), (5, 9), (12, 14)][: 2 + i]
+    watched = [(3, 2), (1, 0), (3, 5)]
+    heads = [(3, 2), (1, 1)]
+    found = run(llama, prompts, n=6, masked_heads=heads, watched_heads=watched, alternatives=1, end_tokens=[])
+    for prompt, rows in zip(prompts, found, strict=True):
+        ids = torch.tensor([prompt.faithful + tokens(rows)[:-1]])
+        with torch.no_grad():
+            attention = eager(input_ids=ids, output_attentions=True).attentions
+        for step, row in enumerate(rows):
+            last = len(prompt.faithful) - 1 + step
+            mean = torch.stack([attention[layer][0, head, last] for layer, head in watched]).mean(0)
+            wanted = [mean[start:end].sum().item() for start, end in prompt.documents]
+            assert row.detail.attention == pytest.approx(wanted, abs=1e-5)
+
+
+def test_details_stay_with_their_question_when_others_end(llama):
+    prompts = [masked_pair(length, length) for length in (33, 50, 21)]
+    for i, prompt in enumerate(prompts):
+        prompt.documents = [(2, 5), (5, 9), (12, 14)][: 1 + i]
+    options = {"masked_heads": HEADS, "watched_heads": [(1, 1), (2, 5)], "alternatives": 2, "n": 12}
+    whole = run(llama, prompts, **options)
+    ends = [whole[0][2].token]
+    found = run(llama, prompts, **{**options, "end_tokens": ends})
+    assert len({len(rows) for rows in found}) > 1
+    for rows, others in zip(found, whole, strict=True):
+        for row, other in zip(rows, others, strict=False):
+            assert row.detail.attention == pytest.approx(other.detail.attention, abs=1e-5)
+            assert [token for token, _ in row.detail.unfaithful] == [token for token, _ in other.detail.unfaithful]
+
+
 def test_sampling_does_not_depend_on_the_batch(llama):
     prompts = [context_pair(length, length) for length in (33, 50, 21)]
     sampling = SamplingConfig(temperature=1.0, top_p=0.9, seed=4)

@@ -1,10 +1,7 @@
-import sys
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faithgen.errors import MissingExtraError
 from faithgen.evaluation.text import clean, count_words, split_claims, split_sentences
 
 
@@ -46,6 +43,8 @@ def test_sentences_of_one_line(parts):
         (" \n ", []),
         ("A title without a stop\n\nIts text. More.", ["A title without a stop", "Its text.", "More."]),
         ("Steps:\n1. Wash it.\n2. Dry it\n- Store it", ["Steps:", "1. Wash it.", "2. Dry it", "- Store it"]),
+        ("塔は高い。「本当？」と彼。 はい！", ["塔は高い。", "「本当？」", "と彼。", "はい！"]),
+        ("何？！（笑）次。“引用。” 終", ["何？！", "（笑）次。", "“引用。”", "終"]),
         ("## Heading\nIts text wraps\nover lines. End", ["## Heading", "Its text wraps\nover lines.", "End"]),
     ],
 )
@@ -56,7 +55,9 @@ def test_lines_lists_and_headings(text, expected):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.text(max_size=80)
-    | st.lists(st.sampled_from(["He left. ", "U.S. ", "\n\n- ", "[1]", "🙂 ", "Why? "])).map("".join)
+    | st.lists(st.sampled_from(["He left. ", "U.S. ", "\n\n- ", "[1]", "🙂 ", "Why? ", "塔。", "？", " 」"])).map(
+        "".join
+    )
 )
 def test_sentences_cover_all_but_white_space(text):
     end = 0
@@ -66,12 +67,6 @@ def test_sentences_cover_all_but_white_space(text):
         assert text[sentence.start : sentence.end] == sentence.text == sentence.text.strip() != ""
         end = sentence.end
     assert not text[end:].strip()
-
-
-def test_without_the_library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nupunkt", None)
-    with pytest.raises(MissingExtraError, match=r"faithgen\[eval\]"):
-        split_sentences("One.")
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

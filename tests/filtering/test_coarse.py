@@ -160,6 +160,9 @@ def test_refining_shares_out_the_scores_of_the_best_by_a_reading_of_their_own(mo
     assert [ranking.scores[i] for i in rest] == [first.scores[i] for i in rest]
     assert sum(ranking.scores) == pytest.approx(sum(first.scores))
     assert ranking.votes == first.votes
+    assert ranking.coarse == first.scores == first.coarse
+    assert ranking.fine == [ranking.scores[i] if i in best else None for i in range(6)]
+    assert first.fine == [None] * 6
     assert ranking.passes == 2
     assert ranking.prefill_tokens == first.prefill_tokens + prompt.question[1]
 
@@ -199,6 +202,27 @@ RANKING = Ranking([0.1, 0.9, 0.5, 1.5, 0.6, 0.4], [True, True, False, True, True
 )
 def test_kept(config, kept):
     assert RANKING.kept(config) == kept
+
+
+@pytest.mark.parametrize(
+    ("config", "reasons"),
+    [
+        (FilterConfig(), {1: "30%", 4: "30%", 0: "30%"}),
+        (FilterConfig(mass=0.5), {4: "50%", 0: "50%"}),
+        (FilterConfig(mass=None), {}),
+        (FilterConfig(mass=None, keep=3), {0: "at most 3"}),
+        (FilterConfig(mass=0.7, keep=2), {4: "at most 2", 0: "at most 2"}),
+        (FilterConfig(mass=0.3, keep=2), {1: "30%", 4: "30%", 0: "30%"}),
+    ],
+)
+def test_what_is_dropped_says_why(config, reasons):
+    found = RANKING.dropped(config)
+    assert list(found) == [i for i in RANKING.order() if i not in RANKING.kept(config)]
+    assert all("best 4" in found[i] for i in (2, 5))
+    assert {i: reason for i, reason in found.items() if i not in (2, 5)}.keys() == reasons.keys()
+    assert all(reasons[i] in found[i] for i in reasons)
+    behind = Ranking([1.0, -1.0], [True, False])
+    assert "earlier round" in behind.dropped(config)[1]
 
 
 def test_order_breaks_ties_as_given():

@@ -250,7 +250,6 @@ def test_heads_of_another_model_are_refused(tiny_loaded, pairs, tmp_path):
 
 
 def test_the_lexical_scorer_judges_support(tiny_loaded, pairs, heads, tmp_path):
-    pytest.importorskip("nupunkt")
     build_unfaithful(tiny_loaded, pairs, tmp_path / "out.jsonl", CONFIG, heads=heads)
     rows = lines(tmp_path / "out.jsonl") + lines(tmp_path / "out.dropped.jsonl")
     found = {row["id"]: row["support"] for row in rows}

@@ -74,7 +74,7 @@ def read_words(text: str) -> list[list[Token]]:
     """The words of a text, sentence by sentence.
 
     Raises:
-        MissingExtraError: If snowballstemmer, scikit-learn or nupunkt is not installed.
+        MissingExtraError: If snowballstemmer or scikit-learn is not installed.
     """
     return [_sentence(sentence.text) for sentence in split_sentences(text)]
 
