@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,7 +37,8 @@ class FaithfulGenerator:
     answer = generator.generate("Who built it?", documents=[{"id": "1", "text": "Ada built it in 1921."}])
     ```
 
-    One generator may be used from several threads: they take turns step by step.
+    One generator may be used from several threads: they take turns step by step, also with a [`HeadReranker`] or another
+    generator of the same [`LoadedModel`].
 
     Args:
         loaded ([`LoadedModel`]): the model.
@@ -55,7 +56,7 @@ class FaithfulGenerator:
         self.loaded, self.scoring_heads, self.copying_heads = loaded, scoring_heads, copying_heads
         self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or "")
         self._ends = hf.end_tokens(loaded.model, loaded.tokenizer)
-        self._lock = threading.RLock()
+        self._lock = loaded.lock
 
     @classmethod
     def from_pretrained(
@@ -248,18 +249,62 @@ class _Prepared:
 
 
 class AnswerStream:
-    """Pieces of an answer's text, as they are decided; `.answer` holds the whole once they have run out."""
+    """Pieces of an answer's text, as they are decided; `.answer` holds the whole once they have run out.
+
+    A stream is read once, by any thread. Its keys and values are freed when it has been read, is closed or is dropped.
+    """
 
     def __init__(self, session: _Session):
         self._session = session
-        self._read = False
+        self._steps = session.steps()
+        self._turn = threading.Lock()
+        self._closed = False
 
     def __iter__(self) -> Iterator[str]:
-        if self._read:
+        if self._session.answers:
             raise RuntimeError("a stream is read once; its text is in .answer")
-        self._read = True
-        for pieces in self._session.steps():
-            yield from filter(None, pieces)
+        return self
+
+    def __next__(self) -> str:
+        piece = ""
+        while not piece:
+            with self._turn:
+                pieces = next(self._steps, None)
+            if self._closed:  # by another thread, during this step
+                self.close()
+            if pieces is None or self._closed:
+                raise StopIteration
+            piece = pieces[0]
+        return piece
+
+    def close(self) -> None:
+        """End the stream early: nothing more is decoded, and the memory of its keys and values is freed.
+
+        Any thread may call it, and it does not wait: where a step is at work in another thread, that thread ends the
+        stream after this step. To close again, or after the end, does nothing.
+        """
+        self._closed = True
+        if self._turn.acquire(blocking=False):
+            try:
+                self._steps.close()
+            finally:
+                self._turn.release()
+
+    @property
+    def documents(self) -> list[Document]:
+        """All documents in the order given, with what became of them; there from the first piece on.
+
+        Raises:
+            RuntimeError: If no piece has been read.
+        """
+        if not self._session.documents:
+            raise RuntimeError("read the first piece of the stream first")
+        return self._session.documents[0]
+
+    @property
+    def tokens(self) -> list[AnswerToken]:
+        """The tokens decided so far; a stop string may take back the last of them."""
+        return list(self._session.texts[0].tokens) if self._session.texts else []
 
     @property
     def answer(self) -> Answer:
@@ -308,10 +353,15 @@ class _Session:
         hf.check_cache_supported(generator.loaded.model)
         if self.contrast.source == "control":
             generator.builder.control_id(UNFAITHFUL)
+        self.documents: list[list[Document]] = []
+        self.texts: list[_Text] = []
         self.answers: list[Answer] = []
 
-    def steps(self) -> Iterator[list[str]]:
-        """Run the session; yields the new text of each question after each step."""
+    def steps(self) -> Generator[list[str], None, None]:
+        """Run the session; yields the new text of each question after each step.
+
+        What takes memory (prompts' caches, decoder) lives in this generator alone, so that closing it frees it.
+        """
         if not self.requests:
             return
         generator, started = self.generator, time.perf_counter()
@@ -324,6 +374,8 @@ class _Session:
                 [one.pair for one in prepared], self.contrast, self.sampling, self.max_new_tokens, self.explain
             )
         texts = [_Text(generator.loaded.tokenizer, self.stop, generator._ends, one.explainer) for one in prepared]
+        self.documents, self.texts = [one.documents for one in prepared], texts
+        yield [""] * len(texts)  # documents are ranked; a stream that is closed now spares the prefill
         steps = iter(decoder)
         ready = prefilled = time.perf_counter()
         first = True

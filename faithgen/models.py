@@ -12,8 +12,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +46,14 @@ class LoadedModel:
         model_id (`str`): hub id, folder name or GGUF file stem; what a head set is bound to.
         revision (`str`): hub commit, or a checksum of the weights for local files.
         chat_template (`str`, *optional*): the tokenizer's chat template, `None` for a base model.
+        lock (`threading.RLock`): held while the model or the tokenizer is at work; all that share them share it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     model_id: str
     revision: str
+    lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     @property
     def chat_template(self) -> str | None:

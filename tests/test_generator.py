@@ -4,6 +4,8 @@ import math
 import random
 import subprocess
 import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 import faithgen
-from faithgen import ContrastConfig, Document, FaithfulGenerator, FaithgenError, FilterConfig, HeadSet
+from faithgen import ContrastConfig, Document, FaithfulGenerator, FaithgenError, FilterConfig, HeadReranker, HeadSet
 from faithgen import generator as generator_module
 from faithgen.answer import AnswerToken, best_share, measure_doubt
 from faithgen.decoding.contrast import ALPHA
@@ -138,6 +140,112 @@ def test_an_answer_is_there_only_after_the_stream(generator):
         _ = stream.answer
     list(pieces)
     assert len(stream.answer.tokens) == 6
+    with pytest.raises(RuntimeError, match="read once"):
+        list(stream)
+
+
+def test_a_stream_says_early_what_became_of_the_documents(generator, monkeypatch):
+    force(monkeypatch, generator.loaded.tokenizer("The lighthouse", add_special_tokens=False)["input_ids"] * 6)
+    expected = generator.generate(*REQUESTS[0], max_new_tokens=6)
+    stream = generator.stream(*REQUESTS[0], max_new_tokens=6)
+    assert stream.tokens == []
+    with pytest.raises(RuntimeError, match="first piece"):
+        _ = stream.documents
+    next(stream)
+    assert stream.documents == expected.documents
+    assert 1 <= len(stream.tokens) < 6
+    assert stream.tokens == expected.tokens[: len(stream.tokens)]
+    list(stream)
+    assert stream.tokens == expected.tokens == stream.answer.tokens
+
+
+@pytest.fixture
+def decoders(generator, monkeypatch):
+    """Weak references to the decoders at work, and the number of their steps; they say something with each step."""
+    force(monkeypatch, generator.loaded.tokenizer("The lighthouse", add_special_tokens=False)["input_ids"] * 8)
+
+    class Watched(generator_module.PairDecoder):
+        found, steps = [], 0
+
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.found.append(weakref.ref(self))
+
+        def _prefill(self):
+            result = super()._prefill()
+            self.found.append(weakref.ref(self._cache.layers[0]))
+            return result
+
+        def _advance(self, *arguments):
+            type(self).steps += 1
+            return super()._advance(*arguments)
+
+    monkeypatch.setattr(generator_module, "PairDecoder", Watched)
+    return Watched
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "read"])
+def test_a_stream_that_ends_frees_its_memory(generator, decoders, end):
+    stream = generator.stream(*REQUESTS[0], filter=FilterConfig(steer=True), max_new_tokens=8)
+    pieces = iter(stream)
+    next(pieces)
+    assert [found() is not None for found in decoders.found] == [True, True]  # the decoder and its keys and values
+    before = decoders.steps
+    if end == "close":
+        stream.close()
+        stream.close()
+        assert list(pieces) == []
+        with pytest.raises(RuntimeError, match="read the stream"):
+            _ = stream.answer
+        assert decoders.steps == before
+    elif end == "drop":
+        del stream, pieces
+    else:
+        list(pieces)
+        assert decoders.steps == 7
+    assert [found() for found in decoders.found] == [None, None]
+
+
+def test_a_stream_closed_at_once_never_starts(generator, decoders):
+    stream = generator.stream(*REQUESTS[0], max_new_tokens=8)
+    stream.close()
+    assert list(stream) == []
+    assert decoders.found == []
+
+
+def test_closing_does_not_wait_for_the_step_of_another_thread(generator, decoders, monkeypatch):
+    inside, go_on = threading.Event(), threading.Event()
+    advance = decoders._advance
+
+    def slow(self, *arguments):
+        inside.set()
+        assert go_on.wait(60)
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(decoders, "_advance", slow)
+    stream = generator.stream(*REQUESTS[0], max_new_tokens=8)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, stream)
+        assert inside.wait(60)
+        stream.close()  # would hang here if it waited
+        go_on.set()
+        pieces = reading.result(60)
+    assert len(pieces) <= 1
+    assert decoders.steps == 1
+    assert [found() for found in decoders.found] == [None, None]
+
+
+def test_a_stream_closed_while_documents_are_ranked_is_not_prefilled(generator, decoders, monkeypatch):
+    rank = generator_module.rank_documents
+
+    def closing(*arguments):
+        stream.close()
+        return rank(*arguments)
+
+    monkeypatch.setattr(generator_module, "rank_documents", closing)
+    stream = generator.stream(*REQUESTS[0], max_new_tokens=8)
+    assert list(stream) == []
+    assert [found() for found in decoders.found] == [None]  # a decoder, but no keys and values
 
 
 def test_an_end_token_ends_the_answer(generator, monkeypatch):
@@ -549,6 +657,23 @@ def test_threads_get_the_answers_of_one(byte_level):
         assert one.text == other.text
         assert one.documents == other.documents
     assert generator.loaded.model.config._attn_implementation == "sdpa"
+
+
+def test_a_reranker_and_a_second_generator_of_the_same_model_take_turns(byte_level):
+    generator = make(tiny.llama(initializer_range=0.1), byte_level)
+    other = FaithfulGenerator(
+        generator.loaded, generator.scoring_heads, generator.copying_heads, instruction="Reply in verse."
+    )
+    reranker = HeadReranker(generator.loaded, generator.scoring_heads)
+    calls = [
+        lambda: ids(generator.generate(*REQUESTS[0], max_new_tokens=8)),
+        lambda: reranker.score(QUESTION, TEXTS),
+        lambda: ids(other.generate(*REQUESTS[1], max_new_tokens=8)),
+    ]
+    expected = [call() for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda call: call(), calls * 4))
+    assert found == expected * 4
 
 
 def test_streams_take_turns(generator):

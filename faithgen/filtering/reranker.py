@@ -27,6 +27,12 @@ class HeadReranker:
     share one context, and the score of a document depends on which others it stands among. Scores of one query compare,
     scores of different queries do not.
 
+    One reranker may be used from several threads, and share its model with a generator: they take turns.
+
+    ```python
+    reranker = HeadReranker(generator.loaded, generator.scoring_heads)
+    ```
+
     Args:
         loaded ([`LoadedModel`]): the model.
         heads ([`HeadSet`]): heads that rank (query-focused).
@@ -68,7 +74,8 @@ class HeadReranker:
             return []
         given = [Document(text=text) if isinstance(text, str) else text for text in documents]
         heads = self.config.scoring_heads(self.heads)
-        return rank_documents(self.loaded.model, self.builder, heads, query, given, self.config).scores
+        with self.loaded.lock:
+            return rank_documents(self.loaded.model, self.builder, heads, query, given, self.config).scores
 
     def rank(
         self,
