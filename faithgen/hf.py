@@ -382,6 +382,14 @@ def crop_cache(cache: DynamicCache, length: int) -> None:
             layer.values = layer.values[..., :length, :]
 
 
+def drop_first(cache: DynamicCache, count: int) -> None:
+    """Leave out the first `count` positions of every layer."""
+    layers: list[Any] = cache.layers
+    for layer in layers if count else ():
+        if layer.is_initialized and layer.keys.numel():
+            layer.keys, layer.values = layer.keys[..., count:, :], layer.values[..., count:, :]
+
+
 def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
     """Stack caches of different length along the batch axis, padding on the left with zeros (mask them)."""
     lengths = [cache.get_seq_length() for cache in caches]
@@ -395,17 +403,6 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
         keys, values = (torch.cat(states) for states in zip(*padded, strict=True))
         joined.update(keys, values, index)
     return joined
-
-
-def split_cache(cache: DynamicCache) -> list[DynamicCache]:
-    """One cache a row of the batch (views, not copies)."""
-    every: list[Any] = cache.layers
-    layers = [layer for layer in every if layer.is_initialized]
-    rows = [new_cache() for _ in range(layers[0].keys.shape[0])]
-    for index, layer in enumerate(layers):
-        for row, one in enumerate(rows):
-            one.update(layer.keys[row : row + 1], layer.values[row : row + 1], index)
-    return rows
 
 
 def check_cache_supported(model: Any) -> None:

@@ -1,3 +1,4 @@
+import copy
 import inspect
 
 import pytest
@@ -419,27 +420,19 @@ def test_joined_caches_give_each_row_its_own_logits(family):
     assert [cache.get_seq_length() for cache in caches] == lengths, "the parts are not touched"
 
 
-def test_split_undoes_join():
-    model = tiny.llama()
-    caches = [hf.new_cache() for _ in range(2)]
-    for seed, cache in enumerate(caches):
-        logits(model, tokens(14, seed), past_key_values=cache)
-    for part, own in zip(hf.split_cache(hf.join_caches(caches)), caches, strict=True):
-        assert len(part.layers) == 4
-        for layer, expected in zip(part.layers, own.layers, strict=True):
-            assert torch.equal(layer.keys, expected.keys)
-            assert torch.equal(layer.values, expected.values)
-
-
-def test_split_rows_continue_apart():
-    model, ids, more = tiny.llama(), tokens(14, batch=2), tokens(4, seed=3)
+def test_the_first_positions_can_be_left_out():
+    """As if they had been masked: what is left continues at its own positions."""
+    model, ids, more = tiny.llama(), tokens(14), tokens(4, seed=3)
     cache = hf.new_cache()
     logits(model, ids, past_key_values=cache)
-    first, second = hf.split_cache(cache)
-    logits(model, more, past_key_values=first)
-    continued = logits(model, more, past_key_values=second)
-    assert (first.get_seq_length(), second.get_seq_length(), cache.get_seq_length()) == (18, 18, 14)
-    assert torch.allclose(continued, logits(model, torch.cat([ids[1:], more], dim=1))[:, 14:], atol=1e-5)
+    mask = torch.cat([torch.zeros(1, 6), torch.ones(1, 12)], dim=1).long()
+    positions = torch.arange(14, 18)[None]
+    wanted = logits(model, more, past_key_values=copy.deepcopy(cache), attention_mask=mask, position_ids=positions)
+    hf.drop_first(cache, 6)
+    assert cache.get_seq_length() == 8
+    got = logits(model, more, past_key_values=cache, attention_mask=mask[:, 6:], position_ids=positions)
+    assert torch.allclose(got, wanted, atol=1e-5)
+    hf.drop_first(hf.new_cache(), 3)
 
 
 def test_models_whose_state_is_not_keys_and_values_are_refused():

@@ -7,11 +7,13 @@ reference. [`faithgen.decoding.tree.TreeBranches`] stores what both branches sha
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
+from torch import nn
 
 from faithgen import hf
 from faithgen.decoding.packing import packed_linears
@@ -122,62 +124,99 @@ class BranchModel:
         return row
 
 
-@dataclass(frozen=True)
-class _Prefilled:
-    """One question after its prefill: a cache of two rows or one cache a branch, next-token logits `[1, V]` of each."""
+class Branches(ABC):
+    """The branches of a batch of questions after some tokens; what rows and trees of branches have in common.
 
-    caches: list[DynamicCache]
-    logits: list[torch.Tensor]
-    share: torch.Tensor | None
-
-
-class RowBranches:
-    """Every branch is a row: the faithful ones of all questions first, then the unfaithful ones.
-
-    Args:
-        through ([`BranchModel`]): the model.
-        prompts (`Sequence[PairPrompt]`): all with an unfaithful branch, or none.
+    A question has `rows_a_question` rows in the cache, and in a step each row has `queries` tokens; one of the two is 2 for
+    a pair. `read` makes the branches of one question, `join` a batch of several.
 
     Attributes:
-        logits (`torch.Tensor` of shape `[branches * B, V]`): of the next token, faithful rows first.
+        logits (`torch.Tensor` of shape `[B, branches, V]`): of the next token, the faithful branch's first.
+        attention (`torch.Tensor` of shape `[B, P]`, *optional*):
+            Share of the watched heads' attention on each part of the documents, at the last token read.
     """
 
-    logits: torch.Tensor
+    def __init__(
+        self,
+        through: BranchModel,
+        cache: DynamicCache,
+        seen: torch.Tensor,
+        lengths: torch.Tensor,
+        logits: torch.Tensor,
+        attention: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+    ):
+        self.through, self.cache, self.logits, self.attention = through, cache, logits, attention
+        self.seen = seen  # [rows, queries, columns]: what the next queries may see
+        self.lengths = lengths  # [rows]: position of the next token
+        self.segments = segments  # [rows, columns of the prompt]: part of each column, or -1
+        self.rows_a_question = len(lengths) // len(logits)
+        self.padded = not bool(seen.all())
 
-    def __init__(self, through: BranchModel, prompts: Sequence[PairPrompt]):
-        self.through, self.prompts = through, prompts
-        self.pair = prompts[0].unfaithful is not None
+    @classmethod
+    @abstractmethod
+    def read(cls, through: BranchModel, prompt: PairPrompt) -> Self:
+        """Run the prompts of one question through the model."""
 
-    def prefill(self) -> torch.Tensor | None:
-        """Read all prompts; returns the attention of the last prompt token of each question to the parts `[B, P]`."""
-        through, device = self.through, self.through.device
-        read = [self._prefill_question(prompt) for prompt in self.prompts]
-        branches = 2 if self.pair else 1
-        self.logits = torch.cat([one.logits[branch] for branch in range(branches) for one in read])
-        if len(read) == 1 and len(read[0].caches) == 1:
-            self._cache = read[0].caches[0]
-        else:
-            single = [one.caches if len(one.caches) == branches else hf.split_cache(one.caches[0]) for one in read]
-            self._cache = hf.join_caches([caches[branch] for branch in range(branches) for caches in single])
-        lengths = [len(_ids(prompt, branch)) for branch in range(branches) for prompt in self.prompts]
-        longest = max(lengths)
-        self._lengths = torch.tensor(lengths, device=device)
-        self._mask = (torch.arange(longest, device=device) >= (longest - self._lengths)[:, None]).long()
-        self._padded = min(lengths) < longest
-        self._segments = None
-        if through.watched_heads:
-            rows = [through.segment_row(prompt, longest) for prompt in self.prompts]
-            self._segments = torch.stack(rows + [torch.full_like(rows[0], -1)] * (len(lengths) - len(rows)))
-        return torch.stack([one.share for one in read]) if through.watched_heads else None  # type: ignore[misc]
+    @abstractmethod
+    def advance(self, tokens: torch.Tensor) -> None:
+        """Feed a token `[B]` to the branches of each question."""
 
-    def _prefill_question(self, prompt: PairPrompt) -> _Prefilled:
-        through = self.through
+    @classmethod
+    def join(cls, several: Sequence[Self]) -> Self:
+        """One batch of several, in order; their prompts may have any length."""
+        if len(several) == 1:
+            return several[0]
+        for one in several:
+            one._drop_unseen()
+        longest = max(one.seen.shape[-1] for one in several)
+        attention = [one.attention for one in several if one.attention is not None]
+        segments = [_widened(one.segments, one.seen.shape[-1], longest) for one in several if one.segments is not None]
+        return cls(
+            several[0].through,
+            hf.join_caches([one.cache for one in several]),
+            torch.cat([nn.functional.pad(one.seen, (longest - one.seen.shape[-1], 0)) for one in several]),
+            torch.cat([one.lengths for one in several]),
+            torch.cat([one.logits for one in several]),
+            torch.cat(attention) if attention else None,
+            torch.cat(segments) if segments else None,
+        )
+
+    def select(self, questions: Sequence[int]) -> None:
+        """Keep some questions."""
+        chosen = torch.tensor(list(questions), device=self.lengths.device)
+        rows = (
+            chosen[:, None] * self.rows_a_question + torch.arange(self.rows_a_question, device=chosen.device)
+        ).flatten()
+        self.cache.batch_select_indices(rows)
+        self.seen, self.lengths, self.logits = self.seen[rows], self.lengths[rows], self.logits[chosen]
+        self.attention = None if self.attention is None else self.attention[chosen]
+        self.segments = None if self.segments is None else self.segments[rows]
+
+    def _drop_unseen(self) -> None:
+        """Leave out the first columns, as far as only finished questions saw them."""
+        if not self.padded:
+            return
+        start = int(self.seen.flatten(0, 1).any(0).int().argmax())
+        hf.drop_first(self.cache, start)
+        self.seen = self.seen[..., start:]
+        self.segments = None if self.segments is None else self.segments[:, start:]
+
+    def _watching(self, stack: contextlib.ExitStack) -> AttentionCapture | None:
+        return None if self.segments is None else stack.enter_context(self.through.watch(self.segments))
+
+
+class RowBranches(Branches):
+    """Every branch is a row with a cache of its own: a question's faithful one, then its unfaithful one."""
+
+    @classmethod
+    def read(cls, through: BranchModel, prompt: PairPrompt) -> RowBranches:
         cache = prompt.prefix if prompt.prefix is not None else hf.new_cache()
         done = cache.get_seq_length()
         if prompt.unfaithful is None:
             with through.masking():
-                logits, share = through.forward([prompt.faithful[done:]], cache, watch=prompt)
-            return _Prefilled([cache], [logits], share)
+                logits, attention = through.forward([prompt.faithful[done:]], cache, watch=prompt)
+            return cls._of(through, prompt, cache, logits, attention)
         shared = common_prefix(prompt.faithful, prompt.unfaithful)
         apart = shared < done or (through.mask_prefill and bool(through.masked_heads))
         if not apart and shared > done:
@@ -187,47 +226,57 @@ class RowBranches:
         if len(tails[0]) == len(tails[1]) and not apart:
             cache.batch_repeat_interleave(2)
             with through.masking([1]):
-                logits, share = through.forward(tails, cache, watch=prompt)
-            return _Prefilled([cache], [logits[:1], logits[1:]], share)
+                logits, attention = through.forward(tails, cache, watch=prompt)
+            return cls._of(through, prompt, cache, logits, attention)
         other = hf.new_cache() if apart or not done else hf.join_caches([cache])
-        faithful, share = through.forward(tails[:1], cache, watch=prompt)
+        faithful, attention = through.forward(tails[:1], cache, watch=prompt)
         with through.masking([0]):
             unfaithful, _ = through.forward(tails[1:], other)
-        return _Prefilled([cache, other], [faithful, unfaithful], share)
+        both = hf.join_caches([cache, other])
+        return cls._of(through, prompt, both, torch.cat([faithful, unfaithful]), attention)
 
-    def advance(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Feed a token `[B]` to both branches of each question; returns their attention to the parts `[B, P]`."""
-        through, count = self.through, len(tokens)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._lengths), 1)], dim=1)
+    @classmethod
+    def _of(
+        cls,
+        through: BranchModel,
+        prompt: PairPrompt,
+        cache: DynamicCache,
+        logits: torch.Tensor,
+        attention: torch.Tensor | None,
+    ) -> RowBranches:
+        prompts = [prompt.faithful, *([] if prompt.unfaithful is None else [prompt.unfaithful])]
+        lengths = torch.tensor([len(ids) for ids in prompts], device=logits.device)
+        longest = cache.get_seq_length()
+        seen = torch.arange(longest, device=logits.device) >= (longest - lengths)[:, None]
+        segments = None
+        if attention is not None:
+            row = through.segment_row(prompt, longest)
+            segments = torch.stack([row, *[torch.full_like(row, -1)] * (len(prompts) - 1)])
+            attention = attention[None]
+        return cls(through, cache, seen[:, None], lengths, logits[None], attention, segments)
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        through, ways = self.through, self.rows_a_question
+        self.seen = nn.functional.pad(self.seen, (0, 1), value=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(through.stepping())
-            capture = None
-            if self._segments is not None:
-                capture = stack.enter_context(through.watch(self._segments))
-            stack.enter_context(through.masking(range(count, 2 * count) if self.pair else None))
+            capture = self._watching(stack)
+            stack.enter_context(through.masking(range(1, len(self.lengths), 2) if ways == 2 else None))
             output = through.model(
-                input_ids=tokens.repeat(2 if self.pair else 1)[:, None],
-                attention_mask=self._mask if self._padded else None,
-                position_ids=self._lengths[:, None],
-                past_key_values=self._cache,
+                input_ids=tokens.repeat_interleave(ways)[:, None],
+                attention_mask=self.seen[:, 0].long() if self.padded else None,
+                position_ids=self.lengths[:, None],
+                past_key_values=self.cache,
                 use_cache=True,
             )
-        self._lengths = self._lengths + 1
-        self.logits = output.logits[:, -1]
-        return None if capture is None else capture.result()[:count].mean(1)
-
-    def select(self, alive: list[int], count: int) -> None:
-        """Keep some of `count` questions."""
-        chosen = [*alive, *(count + i for i in alive)] if self.pair else alive
-        rows = torch.tensor(chosen, device=self._lengths.device)
-        self._cache.batch_select_indices(rows)
-        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-        if self._segments is not None:
-            self._segments = self._segments[rows]
+        self.lengths = self.lengths + 1
+        self.logits = output.logits[:, -1].unflatten(0, (-1, ways))
+        self.attention = None if capture is None else capture.result()[::ways].mean(1)
 
 
-def _ids(prompt: PairPrompt, branch: int) -> list[int]:
-    return prompt.faithful if branch == 0 or prompt.unfaithful is None else prompt.unfaithful
+def _widened(segments: torch.Tensor, columns: int, longest: int) -> torch.Tensor:
+    """Segments over all columns up to now, padded on the left to the longest."""
+    return nn.functional.pad(segments, (longest - columns, columns - segments.shape[-1]), value=-1)
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

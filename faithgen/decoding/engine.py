@@ -6,14 +6,14 @@ model's attention allows, one stored prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from faithgen import hf
-from faithgen.decoding.branches import BranchModel, PairPrompt, RowBranches
+from faithgen.decoding.branches import Branches, BranchModel, PairPrompt, RowBranches
 from faithgen.decoding.contrast import ContrastConfig, combine, jensen_shannon
 from faithgen.decoding.packing import refresh_packed
 from faithgen.decoding.sampling import Sampler, SamplingConfig
@@ -23,6 +23,7 @@ from faithgen.heads.head_set import Head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_MIXED = "either all prompts have an unfaithful branch or none"
 __all__ = ["PairDecoder", "PairPrompt", "StepDetail", "StepRow"]
 
 
@@ -67,20 +68,22 @@ class StepRow:
 
 
 class PairDecoder:
-    """Decodes a batch of questions; iterate to get a list of [`StepRow`] a step.
+    """Decodes questions together; iterate to get a list of [`StepRow`] a step, one for each live question.
 
     Args:
         model (`PreTrainedModel`): a decoder with attention layers only.
-        prompts (`Sequence[PairPrompt]`): all with an unfaithful branch, or none.
+        prompts (`Iterable[PairPrompt]`):
+            All with an unfaithful branch, or none. One is taken when there is a slot for it, so they may be made on the way.
         contrast ([`ContrastConfig`]): how the branches are combined.
         sampling ([`SamplingConfig`]): how a token is chosen.
         max_new_tokens (`int`): most tokens an answer gets.
         end_tokens (`Sequence[int]`): ids that end an answer.
         masked_heads (`Sequence[tuple[int, int]]`, *optional*):
-            Heads masked in the unfaithful rows; without an unfaithful branch in the one there is, prefill and steps.
+            Heads masked in the unfaithful branch; without one, in the only branch there is, prefill and steps.
         watched_heads (`Sequence[tuple[int, int]]`, *optional*): heads whose attention on the documents is reported.
         alternatives (`int`, *optional*, defaults to 0):
             Above 0, rows carry a [`StepDetail`] with this many tokens of each branch. It changes no token.
+        slots (`int`, *optional*): questions decoded together, by default all; a finished one makes room for the next.
         branches (`"auto"`, `"rows"` or `"tree"`, *optional*, defaults to `"auto"`):
             How two branches are stored: `"rows"` gives each a copy of the prefix, `"tree"` stores it once (see
             [`can_branch`]), `"auto"` does that where it can. The same tokens, to the rounding of near ties.
@@ -93,7 +96,7 @@ class PairDecoder:
     def __init__(
         self,
         model: PreTrainedModel,
-        prompts: Sequence[PairPrompt],
+        prompts: Iterable[PairPrompt],
         contrast: ContrastConfig,
         sampling: SamplingConfig | None = None,
         *,
@@ -102,101 +105,143 @@ class PairDecoder:
         masked_heads: Sequence[Head] = (),
         watched_heads: Sequence[Head] = (),
         alternatives: int = 0,
+        slots: int | None = None,
         branches: Literal["auto", "rows", "tree"] = "auto",
     ):
         hf.check_cache_supported(model)
-        self.pair = prompts[0].unfaithful is not None
-        if any((prompt.unfaithful is not None) != self.pair for prompt in prompts):
-            raise ValueError("either all prompts have an unfaithful branch or none")
+        parts = 1
+        if alternatives:
+            prompts = list(prompts)
+            parts = max(1, *(len(prompt.documents) for prompt in prompts))
+        if isinstance(prompts, Sequence) and len({prompt.unfaithful is None for prompt in prompts}) > 1:
+            raise ValueError(_MIXED)
         self.contrast, self.max_new_tokens, self.end_tokens = contrast, max_new_tokens, frozenset(end_tokens)
-        self.prompts, self.alternatives = prompts, alternatives
-        parts = max(1, *(len(prompt.documents) for prompt in prompts)) if alternatives else 1
-        through = BranchModel(model, masked_heads, contrast.ablation, contrast.mask_prefill, watched_heads, parts)
-        tree = branches != "rows" and can_branch(through, prompts)
-        if branches == "tree" and not tree:
-            raise ValueError("these branches cannot share a stored prefix (see `can_branch`); leave branches='auto'")
-        self._branches = (TreeBranches if tree else RowBranches)(through, prompts)
-        self._questions = list(range(len(prompts)))
-        sampling = sampling or SamplingConfig()
-        seeds = [sampling.seed if prompt.seed is None else prompt.seed for prompt in prompts]
-        self._sampler = Sampler(sampling, seeds, hf.device_of(model))
+        self.alternatives, self.slots, self.branches = alternatives, slots, branches
+        self._through = BranchModel(
+            model, masked_heads, contrast.ablation, contrast.mask_prefill, watched_heads, parts
+        )
+        self._waiting = enumerate(prompts)
+        self._sampler = Sampler(sampling or SamplingConfig(), hf.device_of(model))
+        self._groups: list[_Group] = []
+        self._made: dict[int, int] = {}
+        self._parts: dict[int, int] = {}
         self._stopped: set[int] = set()
+        self._pair: bool | None = None
         refresh_packed(model)
 
     def finish(self, question: int) -> None:
         """Stop a question before the next step (a stop string was found in its text)."""
         self._stopped.add(question)
 
-    # --- steps --------------------------------------------------------------------------------------------------------
-
     def __iter__(self) -> Iterator[list[StepRow]]:
-        shares = self._prefill()
-        for step in range(1, self.max_new_tokens + 1):
-            rows, tokens = self._choose(last=step == self.max_new_tokens, shares=shares)
-            yield rows
+        self._admit()
+        while self._groups:
+            chosen = [self._choose(group) for group in self._groups]
+            yield [row for rows, _ in chosen for row in rows]
+            self._advance(chosen)
+            self._admit()
+
+    # --- questions come and go ----------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _admit(self) -> None:
+        """Read prompts while there are slots for them."""
+        live = sum(len(group.questions) for group in self._groups)
+        new: list[_Group] = []
+        while self.slots is None or live + len(new) < self.slots:
+            question, prompt = next(self._waiting, (-1, None))
+            if prompt is None:
+                break
+            new.append(_Group(self._read(prompt), [question]))
+            self._made[question], self._parts[question] = 0, len(prompt.documents)
+            self._sampler.add(question, prompt.seed)
+        if new:
+            self._groups = _joined([*self._groups, *new])
+
+    def _read(self, prompt: PairPrompt) -> Branches:
+        pair = prompt.unfaithful is not None
+        if self._pair is None:
+            self._pair = pair
+        if self._pair != pair:
+            raise ValueError(_MIXED)
+        tree = self.branches != "rows" and can_branch(self._through, prompt)
+        if self.branches == "tree" and not tree:
+            raise ValueError("these branches cannot share a stored prefix (see `can_branch`); leave branches='auto'")
+        return (TreeBranches if tree else RowBranches).read(self._through, prompt)
+
+    @torch.inference_mode()
+    def _advance(self, chosen: list[tuple[list[StepRow], torch.Tensor]]) -> None:
+        """Let finished questions go and feed the others their tokens."""
+        groups, self._groups = self._groups, []
+        for group, (rows, tokens) in zip(groups, chosen, strict=True):
             alive = [i for i, row in enumerate(rows) if not row.finished and row.question not in self._stopped]
             if not alive:
-                return
-            shares = self._advance(alive, tokens)
+                continue
+            if len(alive) < len(rows):
+                group.branches.select(alive)
+                group.questions = [group.questions[i] for i in alive]
+                tokens = tokens[alive]
+            group.branches.advance(tokens)
+            self._groups.append(group)
+
+    # --- a token each -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _prefill(self) -> torch.Tensor | None:
-        return self._branches.prefill()
-
-    @torch.inference_mode()
-    def _advance(self, alive: list[int], tokens: torch.Tensor) -> torch.Tensor | None:
-        if len(alive) < len(self._questions):
-            self._branches.select(alive, len(self._questions))
-            self._questions = [self._questions[i] for i in alive]
-            tokens = tokens[alive]
-        return self._branches.advance(tokens)
-
-    @torch.inference_mode()
-    def _choose(self, last: bool, shares: torch.Tensor | None) -> tuple[list[StepRow], torch.Tensor]:
-        count = len(self._questions)
-        logits = self._branches.logits
-        faithful = logits[:count].float().log_softmax(-1)
+    def _choose(self, group: _Group) -> tuple[list[StepRow], torch.Tensor]:
+        logits, shares = group.branches.logits, group.branches.attention
+        faithful = logits[:, 0].float().log_softmax(-1)
         jsd = unfaithful = None
         scores = faithful
-        if self.pair:
-            unfaithful = logits[count:].float().log_softmax(-1)
+        if self._pair:
+            unfaithful = logits[:, 1].float().log_softmax(-1)
             jsd = jensen_shannon(faithful, unfaithful).tolist()
             scores = combine(faithful, unfaithful, self.contrast)
-        tokens = self._sampler(scores, self._questions)
+        tokens = self._sampler(scores, group.questions)
         logprobs = faithful.gather(-1, tokens[:, None])[:, 0].tolist()
         share = None if shares is None else shares.sum(-1).tolist()
-        details = self._details(faithful, unfaithful, tokens, shares) if self.alternatives else [None] * count
-        rows = [
-            StepRow(
-                question,
-                token,
-                logprobs[i],
-                None if jsd is None else jsd[i],
-                None if share is None else share[i],
-                last or token in self.end_tokens,
-                details[i],
-            )
-            for i, (question, token) in enumerate(zip(self._questions, tokens.tolist(), strict=True))
-        ]
+        details = self._details(group, faithful, unfaithful, tokens) if self.alternatives else [None] * len(logits)
+        rows = []
+        for i, (question, token) in enumerate(zip(group.questions, tokens.tolist(), strict=True)):
+            self._made[question] += 1
+            finished = token in self.end_tokens or self._made[question] == self.max_new_tokens
+            signals = (None if jsd is None else jsd[i], None if share is None else share[i])
+            rows.append(StepRow(question, token, logprobs[i], *signals, finished, details[i]))
         return rows, tokens
 
     def _details(
-        self,
-        faithful: torch.Tensor,
-        unfaithful: torch.Tensor | None,
-        tokens: torch.Tensor,
-        shares: torch.Tensor | None,
+        self, group: _Group, faithful: torch.Tensor, unfaithful: torch.Tensor | None, tokens: torch.Tensor
     ) -> list[StepDetail | None]:
-        """The detail of each live question, from log-probabilities `[B, V]`, chosen tokens and attention `[B, P]`."""
+        """The detail of each question, from log-probabilities `[B, V]` and chosen tokens `[B]`."""
         tops = _likeliest(faithful, self.alternatives)
         others: Sequence[Any] = [None] * len(tops)
         own: Sequence[Any] = [None] * len(tops)
         if unfaithful is not None:
             others = _likeliest(unfaithful, self.alternatives)
             own = unfaithful.gather(-1, tokens[:, None])[:, 0].exp().tolist()
-        counts = [len(self.prompts[question].documents) for question in self._questions]
+        shares, counts = group.branches.attention, [self._parts[question] for question in group.questions]
         read = [[0.0] * count for count in counts] if shares is None else shares.tolist()
         return [StepDetail(tops[i], others[i], own[i], read[i][: counts[i]]) for i in range(len(tops))]
+
+
+@dataclass
+class _Group:
+    """Questions whose branches go through the model together."""
+
+    branches: Branches
+    questions: list[int]
+
+
+def _joined(groups: list[_Group]) -> list[_Group]:
+    """One group a kind of branches."""
+    kinds: dict[type[Branches], list[_Group]] = {}
+    for group in groups:
+        kinds.setdefault(type(group.branches), []).append(group)
+    return [
+        _Group(
+            kind.join([one.branches for one in several]), [question for one in several for question in one.questions]
+        )
+        for kind, several in kinds.items()
+    ]
 
 
 def _likeliest(logprobs: torch.Tensor, count: int) -> list[list[tuple[int, float]]]:

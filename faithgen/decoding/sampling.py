@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +42,10 @@ class Sampler:
 
     Args:
         config ([`SamplingConfig`])
-        seeds (`Sequence[int]`): one a question, each of which draws from a random stream of its own.
         device (`torch.device`): where the scores are.
     """
 
-    def __init__(self, config: SamplingConfig, seeds: Sequence[int], device: torch.device):
+    def __init__(self, config: SamplingConfig, device: torch.device):
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         self.greedy = config.temperature < 1e-5  # lower ones overflow, and sample the best token all the same
@@ -56,7 +54,14 @@ class Sampler:
             self._warpers.append(TemperatureLogitsWarper(float(config.temperature)))
             if config.top_p < 1:
                 self._warpers.append(TopPLogitsWarper(config.top_p))
-            self._streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._config, self._device = config, device
+        self._streams: dict[int, torch.Generator] = {}
+
+    def add(self, question: int, seed: int | None = None) -> None:
+        """Take in a question; it draws from a random stream of its own, of this seed or the config's."""
+        if not self.greedy:
+            seed = self._config.seed if seed is None else seed
+            self._streams[question] = torch.Generator(self._device).manual_seed(seed)
 
     def __call__(self, scores: torch.Tensor, questions: list[int]) -> torch.Tensor:
         """Tokens `[B]` for scores `[B, V]`; `questions` says which question each row belongs to."""

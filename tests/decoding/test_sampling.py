@@ -12,16 +12,24 @@ CPU = torch.device("cpu")
 SCORES = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)) * 2
 
 
+def made(config, questions):
+    """A sampler with this many questions."""
+    sampler = Sampler(config, CPU)
+    for question in range(questions):
+        sampler.add(question)
+    return sampler
+
+
 def draw(config, scores, questions, steps=200, count=None):
     """`steps` tokens for each row."""
-    sampler = Sampler(config, [config.seed] * (count or max(questions) + 1), CPU)
+    sampler = made(config, count or max(questions) + 1)
     return torch.stack([sampler(scores, questions) for _ in range(steps)], dim=1)
 
 
 def test_greedy_takes_the_best():
-    sampler = Sampler(SamplingConfig(), [0] * 3, CPU)
+    sampler = made(SamplingConfig(), 3)
     assert sampler(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
-    assert Sampler(SamplingConfig(top_p=0.1), [5] * 3, CPU)(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
+    assert made(SamplingConfig(top_p=0.1), 3)(SCORES, [0, 1, 2]).tolist() == SCORES.argmax(-1).tolist()
 
 
 def test_a_seed_reproduces():
@@ -41,7 +49,7 @@ def test_a_question_s_stream_does_not_depend_on_the_batch():
 def test_streams_follow_questions_when_rows_drop_out():
     config = SamplingConfig(temperature=1.0, seed=3)
     alone = draw(config, SCORES[2:], [0], steps=20)[0]
-    sampler = Sampler(config, [config.seed] * 3, CPU)
+    sampler = made(config, 3)
     found = [sampler(SCORES, [0, 1, 2])[2] for _ in range(5)]
     found += [sampler(SCORES[[0, 2]], [0, 2])[1] for _ in range(5)]
     found += [sampler(SCORES[2:], [2])[0] for _ in range(10)]

@@ -34,7 +34,7 @@ def control_pair(length, seed=0, tail=4):
     return PairPrompt(faithful, unfaithful, documents=[(2, 9), (12, length - 8)])
 
 
-def masked_pair(length, seed=0, tail=4):
+def masked_pair(length, seed=0):
     ids = prompt_ids(length, seed)
     return PairPrompt(ids, ids, documents=[(2, 9)])
 
@@ -105,12 +105,11 @@ def test_masking_reaches_only_the_unfaithful_branch():
 def test_a_pair_stores_its_prefix_once():
     model, through = make("llama"), BranchModel(make("llama"))
     prompts = [control_pair(length, seed=length) for length in (40, 40, 40)]
-    branches = TreeBranches(through, prompts)
     with torch.inference_mode():
-        branches.prefill()
+        branches = TreeBranches.join([TreeBranches.read(through, prompt) for prompt in prompts])
         for _ in range(5):
             branches.advance(torch.tensor([7, 8, 9]))
-    keys = branches._cache.layers[0].keys
+    keys = branches.cache.layers[0].keys
     assert keys.shape[0] == 3
     assert keys.shape[2] == 36 + 2 * (4 + 5)
     assert hf.device_of(model).type == "cpu"
@@ -134,35 +133,47 @@ def test_a_prefix_computed_before_is_used():
 
 
 REFUSED = {
-    "a control token in front of the documents": [
-        PairPrompt([9, *prompt_ids(40)], [8, *prompt_ids(40)], documents=[(1, 30)])
-    ],
-    "no documents in the other prompt": [PairPrompt(prompt_ids(40), prompt_ids(40)[:3] + prompt_ids(40)[-8:])],
-    "a question that parts elsewhere": [control_pair(40, tail=4), control_pair(40, tail=6)],
-    "one branch": [PairPrompt(prompt_ids(40))],
-    "prompts that part at once": [PairPrompt([1, 2, 3], [4, 2, 3])],
+    "a control token in front of the documents": PairPrompt(
+        [9, *prompt_ids(40)], [8, *prompt_ids(40)], documents=[(1, 30)]
+    ),
+    "no documents in the other prompt": PairPrompt(prompt_ids(40), prompt_ids(40)[:3] + prompt_ids(40)[-8:]),
+    "one branch": PairPrompt(prompt_ids(40)),
+    "prompts that part at once": PairPrompt([1, 2, 3], [4, 2, 3]),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_prompts_that_share_too_little_stay_rows(why):
-    model, prompts = make("llama"), REFUSED[why]
-    assert not can_branch(BranchModel(model), prompts)
+    model, prompts = make("llama"), [REFUSED[why]]
+    assert not can_branch(BranchModel(model), prompts[0])
     with pytest.raises(ValueError, match="cannot share a stored prefix"):
         run(model, prompts, "tree")
     same(run(model, prompts, "auto", n=4), run(model, prompts, "rows", n=4))
 
 
+def test_trees_and_rows_in_one_run():
+    """A prompt that shares too little among others that share enough."""
+    model = make("llama")
+    prompts = [
+        control_pair(40),
+        REFUSED["no documents in the other prompt"],
+        control_pair(31, tail=7),
+        control_pair(24),
+    ]
+    for slots in (None, 2):
+        same(run(model, prompts, "auto", slots=slots), run(model, prompts, "rows"))
+
+
 @pytest.mark.parametrize("family", ["gemma3", "mistral"])
 def test_sliding_windows_stay_rows(family):
-    assert can_branch(BranchModel(make("llama")), [control_pair(40)])
-    assert not can_branch(BranchModel(make(family)), [control_pair(40)])
+    assert can_branch(BranchModel(make("llama")), control_pair(40))
+    assert not can_branch(BranchModel(make(family)), control_pair(40))
 
 
 def test_a_masked_prefill_stays_rows():
     through = BranchModel(make("llama"), HEADS, mask_prefill=True)
-    assert not can_branch(through, [masked_pair(40)])
-    assert can_branch(BranchModel(make("llama"), HEADS), [masked_pair(40)])
+    assert not can_branch(through, masked_pair(40))
+    assert can_branch(BranchModel(make("llama"), HEADS), masked_pair(40))
 
 
 def test_common_prefix_leaves_a_token_to_run():
