@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,6 @@ from faithgen.errors import FaithgenError
 
 if TYPE_CHECKING:
     from faithgen.generator import FaithfulGenerator
-
-Row = tuple[int, Any, str, list[Document]]
-"""Line number (from 1), id (or `None`), question and documents."""
 
 
 def answer_file(
@@ -58,13 +55,12 @@ def answer_file(
     with target.open("a", encoding="utf-8") as stream, progress_bar("answering") as report:
         finished = total - len(left)
         report(finished, total)
-        for batch in _batches(iter(left), batch_size):
-            for row in _answer_batch(batch, source.parent, generator, settings):
-                stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                failed += "error" in row
+        for row in _answers(left, source.parent, generator, batch_size, settings):
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-            finished += len(batch)
+            failed += "error" in row
+            finished += 1
             report(finished, total)
     note(f"{target}: {total - failed} answered, {failed} failed")
     return failed
@@ -119,39 +115,37 @@ def _question(line: str) -> Any:
         return None
 
 
-def _batches(items: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    while batch := list(islice(items, size)):
-        yield batch
+def _answers(
+    lines: list[tuple[int, str]], folder: Path, generator: FaithfulGenerator, batch_size: int, settings: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One output row for each line, in order: an answer waits for those of the lines before it."""
+    found: dict[int, dict[str, Any]] = {}
+    asked: list[tuple[int, Any]] = []
 
-
-def _answer_batch(
-    batch: list[tuple[int, str]], folder: Path, generator: FaithfulGenerator, settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """One output row for each line, in order. If the batch fails as a whole, its rows are tried one by one."""
-    results: dict[int, dict[str, Any]] = {}
-    rows: list[Row] = []
-    for number, line in batch:
-        identity = None
-        try:
-            row = _parse(line)
-            identity = row.get("id")
-            rows.append((number, identity, _checked_question(row), _documents(row, folder)))
-        except FaithgenError as error:
-            results[number] = _error(number, identity, error)
-    try:
-        answers = generator.generate_batch([(question, documents) for _, _, question, documents in rows], **settings)
-        for (number, identity, _, _), answer in zip(rows, answers, strict=True):
-            results[number] = {"line": number, "id": identity, **answer.to_dict()}
-    except FaithgenError as failure:
-        for number, identity, question, documents in rows:
+    def requests() -> Iterator[tuple[str, list[Document]]]:
+        for number, line in lines:
+            identity = None
             try:
-                if len(rows) == 1:
-                    raise failure
-                answer = generator.generate(question, documents, **settings)
-                results[number] = {"line": number, "id": identity, **answer.to_dict()}
+                row = _parse(line)
+                identity = row.get("id")
+                request = (_checked_question(row), _documents(row, folder))
             except FaithgenError as error:
-                results[number] = _error(number, identity, error)
-    return [results[number] for number, _ in batch]
+                found[number] = _error(number, identity, error)
+                continue
+            asked.append((number, identity))
+            yield request
+
+    waiting = deque(number for number, _ in lines)
+    for index, answer in generator.generate_each(requests(), batch_size=batch_size, keep_errors=True, **settings):
+        number, identity = asked[index]
+        if isinstance(answer, FaithgenError):
+            found[number] = _error(number, identity, answer)
+        else:
+            found[number] = {"line": number, "id": identity, **answer.to_dict()}
+        while waiting and waiting[0] in found:
+            yield found.pop(waiting.popleft())
+    while waiting:
+        yield found.pop(waiting.popleft())
 
 
 def _parse(line: str) -> dict[str, Any]:
