@@ -58,6 +58,15 @@ class Document:
     coarse_score: float | None = None
     fine_score: float | None = None
 
+    @property
+    def origin(self) -> str:
+        """File and passage, or the id where it came from no file."""
+        if self.source is None:
+            return self.id
+        if self.passage is not None:
+            return f"{self.source}, passage {self.passage}"
+        return self.source if self.source.endswith(self.id) else f"{self.source}, id {self.id}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that any JSON writer takes.
 

@@ -229,6 +229,7 @@ class AnswerStream:
         self._steps = session.steps()
         self._turn = threading.Lock()
         self._closed = False
+        self._answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:
         if self._answer is not None:
@@ -242,6 +243,8 @@ class AnswerStream:
                 pieces = next(self._steps, None)
             if self._closed:  # by another thread, during this step
                 self.close()
+            if pieces is None and not self._closed:
+                self._answer = self._session.questions[0].answer
             if pieces is None or self._closed:
                 raise StopIteration
             piece = "".join(one.text for one in pieces)
@@ -286,7 +289,3 @@ class AnswerStream:
         if self._answer is None:
             raise RuntimeError("read the stream to its end first")
         return self._answer
-
-    @property
-    def _answer(self) -> Answer | None:
-        return self._session.questions[0].answer if self._session.questions else None

@@ -68,18 +68,9 @@ def document_table(documents: list[Document], *, ranked: bool) -> Table:
         state = "kept" if document.kept else "dropped"
         score = "" if document.score is None else f"{document.score:.3f}"
         table.add_row(
-            state + (" (cut)" if document.truncated else ""), score, escape(origin(document)), _excerpt(document)
+            state + (" (cut)" if document.truncated else ""), score, escape(safe(document.origin)), _excerpt(document)
         )
     return table
-
-
-def origin(document: Document) -> str:
-    """File and passage of a document, or its id where it came from no file."""
-    if document.source is None:
-        return safe(document.id)
-    if document.passage is not None:
-        return safe(f"{document.source}, passage {document.passage}")
-    return safe(document.source if document.source.endswith(document.id) else f"{document.source}, id {document.id}")
 
 
 def _excerpt(document: Document) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from faithgen.errors import FaithgenError
 
 if TYPE_CHECKING:
     from faithgen.answer import Answer
+    from faithgen.generator import FaithfulGenerator
 
 
 def generate(
@@ -54,6 +56,9 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Nucleus, above 0 to 1.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="String that ends an answer (repeatable).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML page that shows how the answer came about.", metavar="HTML")
+    ] = None,
     format: Annotated[str, typer.Option(help="text or json.")] = "text",
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False,
     dtype: options.Dtype = "auto",
@@ -70,6 +75,8 @@ def generate(
         raise FaithgenError("--input needs --output, the file the answers go to")
     if input is not None and documents is not None:
         raise FaithgenError("--documents goes with one question; the rows of --input carry their own documents")
+    if report is not None:
+        _check_report(report, batch=input is not None)
     if question is not None and not question.strip():
         raise FaithgenError("the question is empty; ask something")
     settings = _settings(
@@ -90,8 +97,10 @@ def generate(
     assert question is not None
     read = options.documents_from(documents)
     generator = _generator(model, heads, random_heads, dtype, device)
+    settings["explain"] = report is not None
     if format == "json":
         answer = generator.generate(question, read, **settings)
+        _write_report(answer, report, generator)
         print(json.dumps(answer.to_dict(), ensure_ascii=False, indent=1, allow_nan=False))  # noqa: T201
         return
     if no_stream:
@@ -105,6 +114,26 @@ def generate(
         sys.stdout.write("\n")
         answer = stream.answer
     _print_evidence(answer)
+    _write_report(answer, report, generator)
+
+
+def _check_report(path: Path, *, batch: bool) -> None:
+    """Say that a report cannot be written before the question is answered for it."""
+    if batch:
+        raise FaithgenError("--report shows one question, not --input; ask the question by itself to see its report")
+    if path.is_dir():
+        raise FaithgenError(f"--report {str(path)!r} is a folder; give the file to write, e.g. answer.html")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise FaithgenError(f"cannot write in {str(path.parent)!r}; choose another --report")
+
+
+def _write_report(answer: Answer, path: Path | None, generator: FaithfulGenerator) -> None:
+    if path is None:
+        return
+    from faithgen.report import write_report
+
+    write_report(answer, path, scoring_heads=generator.scoring_heads, copying_heads=generator.copying_heads)
+    note(f"report written to {path}")
 
 
 def _settings(

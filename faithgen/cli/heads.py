@@ -72,13 +72,13 @@ def detect(
 def show(
     head_set: SetFile,
     top: Annotated[int, typer.Option(min=1, help="How many heads to list.")] = 20,
-    plot: Annotated[Path | None, typer.Option(help="Draw the layers x heads map to this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layers x heads map to this .png or .svg.")] = None,
     format: Annotated[str, typer.Option(help="text or json.")] = "text",
 ) -> None:
     """Show a head set: where it comes from, and its best heads."""
     found = _open(head_set)
     if plot is not None:
-        from faithgen.heads.plot import plot_heads
+        from faithgen.report.plots import plot_heads
 
         plot_heads(found, plot)
         note(f"drawn to {plot}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from faithgen import hf
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
-from faithgen.filtering.coarse import FilterConfig, rank_documents
+from faithgen.filtering.coarse import FilterConfig, Ranking, rank_documents
 from faithgen.heads.head_set import HeadSet
 from faithgen.heads.resolve import HeadsLike, resolve_scoring_heads
 from faithgen.models import LoadedModel, load_model
@@ -68,14 +68,18 @@ class HeadReranker:
         Raises:
             FaithgenError: If the query is empty.
         """
+        return self.score_in_full(query, documents).scores
+
+    def score_in_full(self, query: str, documents: Sequence[str | Document]) -> Ranking:
+        """As `score`, with the scores of both passes, votes and costs; arguments and errors as there."""
         if not isinstance(query, str) or not query.strip():
             raise FaithgenError("the query is empty; ask something")
         if not documents:
-            return []
+            return Ranking([], [])
         given = [Document(text=text) if isinstance(text, str) else text for text in documents]
         heads = self.config.scoring_heads(self.heads)
         with self.loaded.lock:
-            return rank_documents(self.loaded.model, self.builder, heads, query, given, self.config).scores
+            return rank_documents(self.loaded.model, self.builder, heads, query, given, self.config)
 
     def rank(
         self,

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.report.parsing import Page
+
 ASK = ["generate", "What was first lit?", "--max-new-tokens", "6"]
 
 
@@ -30,6 +32,32 @@ def test_json_output_is_one_object_with_every_document(run, model_options, docum
     assert {"logprob", "jsd", "context_share"} <= answer["tokens"][0].keys()
     assert answer["settings"]["contrast"]["source"] == "heads"
     assert "Traceback" not in err
+
+
+def test_report_shows_the_answer_that_is_printed(run, model_options, documents, tmp_path):
+    path = tmp_path / "answer.html"
+    asked = [*ASK, "--documents", documents, "--keep", 2, "--contrast", "heads"]
+    plain = run(*asked, *model_options)[1]
+    code, out, err = run(*asked, "--report", path, *model_options)
+    assert code == 0
+    assert out == plain
+    assert f"report written to {path}" in err
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.texts("h1") == ["What was first lit?"]
+    assert page.texts(id="answer")[0].split() == out.split("\n\n")[0].split()
+    kept = [line.split()[2] for line in out.splitlines() if line.startswith("kept")]
+    assert len(page.find("li", kind="kept")) == len(kept) >= 1
+    assert len(page.find("svg", kind="map")) == 2
+    data = json.loads(page.texts(id="data")[0])
+    assert all([name for name, _ in token["branches"]] == ["faithful", "unfaithful"] for token in data["tokens"])
+    assert data["sentences"][0]
+
+    path.write_text("an older report")
+    _, out, _ = run(*asked, "--report", path, "--format", "json", *model_options)
+    answer = json.loads(out)
+    assert answer["explanation"]["passages"]
+    assert len(answer["tokens"]) == len(data["tokens"])
+    assert len(Page(path.read_text(encoding="utf-8")).find(kind="document")) == 3
 
 
 def test_no_filter_keeps_all_in_order(run, model_options, documents):
@@ -94,7 +122,13 @@ def test_terminal_escapes_in_documents_are_not_printed(run, model_options, tmp_p
         (["generate", "--input", "{documents}", "--output", "{documents}"], "--resume"),
         (["generate", "--input", "{documents}", "--output", "{empty}", "-d", "{documents}"], "--documents"),
         (["generate", "q", "--output", "{fresh}", "-d", "{documents}"], "--input"),
+        (["generate", "--input", "{documents}", "--output", "{fresh}", "--report", "{fresh}"], "one question"),
+        (["generate", "q", "-d", "{documents}", "--report", "{nowhere}/x.html"], "--report"),
+        (["generate", "q", "-d", "{documents}", "--report", "{folder}"], "is a folder"),
         (["rank", " ", "-d", "{documents}"], "empty"),
+        (["rank", "q", "-d", "{documents}", "--plot", "{fresh}.jpg"], ".png or .svg"),
+        (["rank", "q", "-d", "{documents}", "--plot", "{nowhere}/x.png"], "--plot"),
+        (["heads", "show", "copying", "--plot", "{fresh}.pdf"], ".png or .svg"),
         (["heads", "show", "{missing}"], "head set"),
     ],
 )
@@ -102,7 +136,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(run, model_options, documents, 
     from faithgen import HeadSet
 
     files = {name: tmp_path / name for name in ("missing", "nowhere", "fresh")}
-    files |= {"documents": documents, "empty": tmp_path / "empty.jsonl", "binary": tmp_path / "binary.txt"}
+    files |= {
+        "folder": tmp_path,
+        "documents": documents,
+        "empty": tmp_path / "empty.jsonl",
+        "binary": tmp_path / "binary.txt",
+    }
     files |= {"fieldless": tmp_path / "fieldless.jsonl", "other": tmp_path / "other.json"}
     files["empty"].write_text("")
     files["binary"].write_bytes(b"\xff\xfe\x00\x01" * 40)
@@ -205,7 +244,8 @@ def test_a_killed_run_resumes_with_no_row_lost_or_doubled(model_options, tmp_pat
 def test_help_does_not_load_torch():
     check = (
         "import sys, faithgen.cli as c\ntry:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
-        "bad = {'torch', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)\nsys.exit(f'loaded {bad}' if bad else 0)"
+        "bad = {'torch', 'transformers', 'matplotlib', 'numpy', 'jinja2', 'faithgen.report'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {bad}' if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

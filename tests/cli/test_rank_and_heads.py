@@ -18,6 +18,21 @@ def test_rank_prints_best_first(run, model_options, documents):
     assert rows[2]["title"] not in out
 
 
+def test_rank_draws_the_scores_that_it_prints(run, model_options, documents, tmp_path):
+    plot = tmp_path / "rank.png"
+    asked = ["rank", "What was lit?", "-d", documents, "--format", "json", *model_options]
+    code, out, err = run(*asked, "--refine", 2, "--plot", plot)
+    assert code == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert f"drawn to {plot}" in err
+    rows = json.loads(out)
+    assert all(isinstance(row["coarse_score"], float) for row in rows)
+    assert [row.get("fine_score") for row in rows[:2]] == [row["score"] for row in rows[:2]]
+    assert "fine_score" not in rows[2]
+    run(*asked, "--refine", 0, "--plot", tmp_path / "coarse.png")
+    assert (tmp_path / "coarse.png").read_bytes() != plot.read_bytes()
+
+
 def test_detect_show_and_plot(run, tiny_folder, tmp_path):
     output, plot = tmp_path / "heads.json", tmp_path / "heads.png"
     data = ROOT / "tests/data/tiny_qa.jsonl"
@@ -33,6 +48,8 @@ def test_detect_show_and_plot(run, tiny_folder, tmp_path):
     best = found.top(1)[0]
     assert f"{best[0]}-{best[1]}" in out
     assert json.loads(run("heads", "show", output, "--format", "json")[1])["used"] == 8
+    assert run("heads", "show", output, "--plot", tmp_path / "heads.svg")[0] == 0
+    assert (tmp_path / "heads.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_bake_writes_a_checkpoint_that_equals_the_mask(run, tiny_folder, tiny_heads, tmp_path):
