@@ -13,7 +13,8 @@ from common import multidoc_rows, normalised, progress, report, show
 
 from faithgen import hf
 from faithgen.documents import as_documents
-from faithgen.filtering.coarse import FilterConfig, attention_and_null, head_shares, rank_documents
+from faithgen.filtering.attention import attention_and_null
+from faithgen.filtering.coarse import FilterConfig, head_shares, rank_documents
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
 from faithgen.prompting import PromptBuilder

@@ -405,6 +405,28 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
     return joined
 
 
+def cache_bytes(cache: DynamicCache) -> int:
+    """Memory that a cache holds, the room set aside for more tokens included."""
+    layers: list[Any] = cache.layers
+    stores = [getattr(layer, name, None) for layer in layers for name in ("_key_store", "_value_store")]
+    stores += [states for layer in layers if layer.is_initialized for states in (layer.keys, layer.values)]
+    own = {
+        store.untyped_storage().data_ptr(): store.untyped_storage().nbytes() for store in stores if store is not None
+    }
+    return sum(own.values())
+
+
+def weights_mark(model: Any) -> tuple[Any, ...]:
+    """Something that changes with the weights: versions, places, and 16 values of each (`.data` leaves the former alone)."""
+    weights = list(model.parameters())
+    samples = [
+        weight.detach().flatten()[:: max(1, weight.numel() // 16) | 1].float().sum().reshape(1) for weight in weights
+    ]
+    values = torch.cat([sample.to(samples[0].device) for sample in samples]).tolist()
+    versions = [0 if weight.is_inference() else weight._version for weight in weights]
+    return tuple(zip(versions, (weight.data_ptr() for weight in weights), values, strict=True))
+
+
 def check_cache_supported(model: Any) -> None:
     """Raise for models whose state is not keys and values (Mamba, linear attention, hybrids)."""
     types = set(getattr(text_config(model), "layer_types", None) or ())

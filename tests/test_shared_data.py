@@ -68,7 +68,7 @@ def test_no_training_row_of_the_heads_is_a_dev_question(common, tmp_path):
 def test_retrieval_heads_find_real_evidence_and_random_heads_do_not(common, default_generator):
     """10 passages, 9 of them random: the four best heads put the gold one first; as many random heads rarely do."""
     from faithgen.documents import as_documents
-    from faithgen.filtering.coarse import document_attention
+    from faithgen.filtering.attention import document_attention
 
     rows = common.multidoc_rows(10, "random", 8)
     best = default_generator.scoring_heads.top(4)

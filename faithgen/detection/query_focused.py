@@ -11,7 +11,7 @@ import torch
 from faithgen import hf
 from faithgen.detection.instances import DetectionInstance
 from faithgen.errors import FaithgenError
-from faithgen.filtering.coarse import document_attention
+from faithgen.filtering.attention import document_attention
 from faithgen.prompting import PromptBuilder
 
 if TYPE_CHECKING:

@@ -10,20 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from faithgen import hf
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
-from faithgen.heads.capture import AttentionCapture
+from faithgen.filtering.attention import document_attention, null_question
+from faithgen.filtering.prefix_store import prefix_store
 from faithgen.heads.head_set import Head, HeadSet
-from faithgen.prompting import Prompt, PromptBuilder
+from faithgen.prompting import PromptBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-NULL_QUESTION = "N/A"
-"""The content-free question of ICR's calibration."""
-
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,10 @@ class FilterConfig:
             Added to the scaled attention logits from question tokens to the evidence, in all heads, while the prompt is
             read: attention to it is multiplied by exp(delta) before renormalising.
 
+        kept_bytes (`int`, *optional*, defaults to 256 MiB):
+            Memory for the documents' keys and values of the scoring passes: asked about the same documents again, only the
+            question is read. 0 keeps none.
+
     Raises:
         FaithgenError: If a value is out of its range.
     """
@@ -74,11 +73,14 @@ class FilterConfig:
     steer_heads: int = 2
     steer_top_m: int = 2
     delta: float = math.log(10)
+    kept_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "top_m", "steer_heads", "steer_top_m"):
             if getattr(self, name) < 1:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.kept_bytes < 0:
+            raise FaithgenError(f"kept_bytes is {self.kept_bytes}; give 0 (none) or more")
         if self.refine < 0:
             raise FaithgenError(f"refine is {self.refine}; give 0 (off) or more")
         if not 0 < self.max_depth <= 1:
@@ -155,52 +157,6 @@ class Ranking:
         return reasons
 
 
-def document_attention(
-    model: PreTrainedModel,
-    builder: PromptBuilder,
-    heads: Sequence[Head],
-    question: str,
-    documents: Sequence[Document],
-    *,
-    calibrate: bool = False,
-) -> tuple[torch.Tensor, Prompt]:
-    """Attention from the question to each document, by head (CAFE's alpha; QRscore, QRHead eq. 2).
-
-    One prefill of the prompt up to the end of the question, ended in the deepest chosen layer. The calibration reads
-    the content-free question on top of the same cached documents: never a second full pass.
-
-    Args:
-        model (`PreTrainedModel`), builder ([`PromptBuilder`]): the model and its prompts.
-        heads (`Sequence[tuple[int, int]]`): `(layer, query head)` pairs.
-        question (`str`), documents (`Sequence[Document]`)
-        calibrate (`bool`, *optional*, defaults to `False`): subtract the content-free question's attention.
-
-    Returns:
-        `torch.Tensor` of shape `[len(heads), len(documents)]`, fp32 on the CPU: mean over question tokens of the sum
-        over document tokens, 0 to 1 (a difference of such where calibrated); and the [`Prompt`] that was read.
-    """
-    asked, null, prompt = attention_and_null(model, builder, heads, question, documents, calibrate=calibrate)
-    return (asked if null is None else asked - null), prompt
-
-
-@torch.inference_mode()
-def attention_and_null(
-    model, builder, heads, question: str, documents, *, calibrate: bool = True
-) -> tuple[torch.Tensor, torch.Tensor | None, Prompt]:
-    """The two parts of [`document_attention`]: the question's, and the content-free question's if `calibrate`."""
-    prompt = builder.build(question, documents)
-    cache = hf.new_cache() if calibrate or len(prompt) > _CHUNK else None
-    start, end = prompt.question
-    asked = _question_attention(model, heads, prompt, prompt.input_ids[:end], (start, end), cache)
-    if not calibrate:
-        return asked, None, prompt
-    assert cache is not None
-    hf.crop_cache(cache, start)
-    null = null_question(builder)
-    ids = prompt.input_ids[:start] + null
-    return asked, _question_attention(model, heads, prompt, ids, (start, start + len(null)), cache), prompt
-
-
 def head_shares(attention: torch.Tensor) -> torch.Tensor:
     """Each head's attention to documents as shares that sum to 1 (CAFE's beta, eq. 1).
 
@@ -213,32 +169,6 @@ def head_shares(attention: torch.Tensor) -> torch.Tensor:
     shares = shares.clamp(min=0)
     shares = torch.where((shares > 0).any(1, keepdim=True), shares, torch.ones_like(shares))
     return shares / shares.sum(1, keepdim=True)
-
-
-def null_question(builder: PromptBuilder) -> list[int]:
-    """Token ids of the content-free question, as they stand in the place of a question."""
-    return builder.data_ids(" " + NULL_QUESTION)
-
-
-def _question_attention(model, heads, prompt: Prompt, ids: list[int], rows: tuple[int, int], cache) -> torch.Tensor:
-    device = hf.device_of(model)
-    segments = torch.full((1, len(ids)), -1, device=device)
-    for index, document in enumerate(prompt.documents):
-        segments[0, document.span[0] : document.span[1]] = index
-    capture = AttentionCapture(
-        model,
-        heads,
-        torch.arange(*rows, device=device),
-        keep="documents",
-        segments=segments,
-        num_documents=len(prompt.documents),
-        early_exit=True,
-    )
-    done = cache.get_seq_length() if cache is not None else 0
-    with capture:
-        for part in torch.tensor([ids[done:]], device=device).split(_CHUNK, dim=1):
-            capture.run(input_ids=part, past_key_values=cache, use_cache=cache is not None)
-    return capture.result()[0].cpu()
 
 
 def rank_documents(
@@ -293,8 +223,10 @@ def _refine(model, builder, heads, question, documents, ranking: Ranking, best: 
 
 
 def _rank_group(model, builder, heads, question, documents, group: list[int], config, ranking: Ranking) -> None:
+    store = None if model is None else prefix_store(model, config.kept_bytes)
+    hits = 0 if store is None else store.hits
     attention, prompt = document_attention(
-        model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate
+        model, builder, heads, question, [documents[i] for i in group], calibrate=config.calibrate, store=store
     )
     shares = head_shares(attention)
     voted = torch.zeros(len(group), dtype=torch.bool)
@@ -304,9 +236,11 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
         ranking.votes[index] = bool(voted[position])
         if prompt.documents[position].truncated and index not in ranking.truncated:
             ranking.truncated.append(index)
-    ranking.prefill_tokens += prompt.question[1]
-    if config.calibrate:
-        ranking.prefill_tokens += len(null_question(builder))
+    start, end = prompt.question
+    if store is not None and store.hits > hits:
+        ranking.prefill_tokens += end - start
+    else:
+        ranking.prefill_tokens += end + (len(null_question(builder)) if config.calibrate else 0)
     ranking.passes += 1
 
 

@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
+from faithgen.filtering import attention as attention_module
 from faithgen.filtering import coarse
-from faithgen.filtering.coarse import (
-    NULL_QUESTION,
-    FilterConfig,
-    Ranking,
-    document_attention,
-    null_question,
-    rank_documents,
-)
+from faithgen.filtering.attention import NULL_QUESTION, document_attention, null_question
+from faithgen.filtering.coarse import FilterConfig, Ranking, rank_documents
 from faithgen.prompting import PromptBuilder
 from tests import tiny
 
@@ -94,7 +89,7 @@ def test_calibration_is_two_full_passes(model, builder):
 def test_chunks_change_nothing(model, builder, calibrate, chunk, monkeypatch):
     whole, prompt = document_attention(model, builder, HEADS, QUESTION, documents(3, 4), calibrate=calibrate)
     assert len(prompt) > 64
-    monkeypatch.setattr(coarse, "_CHUNK", chunk)
+    monkeypatch.setattr(attention_module, "_CHUNK", chunk)
     found, _ = document_attention(model, builder, HEADS, QUESTION, documents(3, 4), calibrate=calibrate)
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
 
@@ -274,7 +269,7 @@ def known_attention(monkeypatch, worth):
     """Attention by a document's id instead of the model's; returns the groups that were read."""
     groups = []
 
-    def attention(model, builder, heads, question, given_documents, *, calibrate=False):
+    def attention(model, builder, heads, question, given_documents, *, calibrate=False, store=None):
         groups.append([document.id for document in given_documents])
         row = torch.tensor([worth[document.id] for document in given_documents])
         return row.expand(len(heads), -1).clone(), builder.build(question, given_documents)
