@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -403,6 +403,65 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
         keys, values = (torch.cat(states) for states in zip(*padded, strict=True))
         joined.update(keys, values, index)
     return joined
+
+
+# --- a cache of fixed shape ------------------------------------------------------------------------------------------
+
+
+def static_cache(like: Cache, rows: int, columns: int) -> Cache:
+    """An empty cache with room for `columns` positions in `rows` rows; heads, widths, dtype and device as in `like`."""
+    layers: list[Any] = []
+    for layer in like.layers:
+        layers.append(StaticLayer(max_cache_len=columns))
+        states = [getattr(layer, name) for name in ("keys", "values")]
+        layers[-1].lazy_initialization(*(one.new_empty(rows, one.shape[1], 1, one.shape[3]) for one in states))
+    return Cache(layers=layers)
+
+
+def static_column(cache: Any) -> torch.Tensor:
+    """The column (a 0-dimensional `torch.LongTensor`) that the next token is written to."""
+    return cache.layers[0].cumulative_length
+
+
+def set_static_column(cache: Any, column: int) -> None:
+    """Write the next token to this column."""
+    for layer in cache.layers:
+        layer.cumulative_length.fill_(column)
+
+
+def copy_into_static(source: Any, target: Any, rows: torch.Tensor, start: int) -> None:
+    """Copy a cache's positions into some rows of a static one, from column `start` on."""
+    for layer, static in zip(source.layers, target.layers, strict=True):
+        end = start + layer.keys.shape[2]
+        static.keys[rows, :, start:end], static.values[rows, :, start:end] = layer.keys, layer.values
+
+
+def copy_static(source: Any, target: Any, columns: int) -> None:
+    """Copy the first columns of a static cache to another of as many rows."""
+    for layer, static in zip(source.layers, target.layers, strict=True):
+        static.keys[:, :, :columns] = layer.keys[:, :, :columns]
+        static.values[:, :, :columns] = layer.values[:, :, :columns]
+
+
+def shift_static(cache: Any, by: int) -> None:
+    """Move all columns, in place; what leaves at one end comes in at the other."""
+    for layer in cache.layers if by else ():
+        layer.keys.copy_(layer.keys.roll(by, 2))
+        layer.values.copy_(layer.values.roll(by, 2))
+
+
+@contextlib.contextmanager
+def attention_through(model: Any, name: str, function: AttentionFunction) -> Iterator[None]:
+    """Let all attention layers run `function` alone, registered under `name`; unlike [`attached`], it compiles."""
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    modules, before = attention_modules(model), text_config(model)._attn_implementation
+    _exchange_implementation(model, modules, before, name)
+    try:
+        yield
+    finally:
+        _exchange_implementation(model, modules, name, before)
 
 
 def cache_bytes(cache: DynamicCache) -> int:

@@ -152,6 +152,7 @@ class Branches(ABC):
         self.segments = segments  # [rows, columns of the prompt]: part of each column, or -1
         self.rows_a_question = len(lengths) // len(logits)
         self.padded = not bool(seen.all())
+        self.kind: type[Branches] = type(self)
 
     @classmethod
     @abstractmethod

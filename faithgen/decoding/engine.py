@@ -14,6 +14,7 @@ import torch
 
 from faithgen import hf
 from faithgen.decoding.branches import Branches, BranchModel, PairPrompt, RowBranches
+from faithgen.decoding.compiled import CompiledBranches
 from faithgen.decoding.contrast import ContrastConfig, combine, jensen_shannon
 from faithgen.decoding.packing import refresh_packed
 from faithgen.decoding.sampling import Sampler, SamplingConfig
@@ -87,6 +88,9 @@ class PairDecoder:
         branches (`"auto"`, `"rows"` or `"tree"`, *optional*, defaults to `"auto"`):
             How two branches are stored: `"rows"` gives each a copy of the prefix, `"tree"` stores it once (see
             [`can_branch`]), `"auto"` does that where it can. The same tokens, to the rounding of near ties.
+        compiled (`bool`, *optional*):
+            Run the steps at fixed shapes through `torch.compile`, by default on a GPU. The first step takes a minute or so;
+            models with sliding windows or scaled logits in their attention go without.
 
     Raises:
         ValueError: If some prompts have an unfaithful branch and others have none, the model's state is not keys and
@@ -107,6 +111,7 @@ class PairDecoder:
         alternatives: int = 0,
         slots: int | None = None,
         branches: Literal["auto", "rows", "tree"] = "auto",
+        compiled: bool | None = None,
     ):
         hf.check_cache_supported(model)
         parts = 1
@@ -120,6 +125,8 @@ class PairDecoder:
         self._through = BranchModel(
             model, masked_heads, contrast.ablation, contrast.mask_prefill, watched_heads, parts
         )
+        self.compiled = hf.device_of(model).type == "cuda" if compiled is None else compiled
+        self.compiled = self.compiled and hf.takes_any_mask(model)
         self._waiting = enumerate(prompts)
         self._sampler = Sampler(sampling or SamplingConfig(), hf.device_of(model))
         self._groups: list[_Group] = []
@@ -156,7 +163,27 @@ class PairDecoder:
             self._made[question], self._parts[question] = 0, len(prompt.documents)
             self._sampler.add(question, prompt.seed)
         if new:
-            self._groups = _joined([*self._groups, *new])
+            self._groups = self._joined(new)
+
+    def _joined(self, new: list[_Group]) -> list[_Group]:
+        """All groups, the new ones joined to those of their kind."""
+        kinds: dict[type[Branches], list[_Group]] = {}
+        for group in [*self._groups, *new]:
+            kinds.setdefault(group.branches.kind, []).append(group)
+        return [self._one(several) for several in kinds.values()]
+
+    def _one(self, several: list[_Group]) -> _Group:
+        first, *others = several
+        questions = [question for group in several for question in group.questions]
+        kind = first.branches.kind
+        if not self.compiled:
+            return _Group(kind.join([group.branches for group in several]), questions)
+        if isinstance(first.branches, CompiledBranches):
+            if others:
+                first.branches.admit(kind.join([group.branches for group in others]))
+            return _Group(first.branches, questions)
+        joined = kind.join([group.branches for group in several])
+        return _Group(CompiledBranches(joined, self.slots or len(questions), self.max_new_tokens), questions)
 
     def _read(self, prompt: PairPrompt) -> Branches:
         pair = prompt.unfaithful is not None
@@ -229,19 +256,6 @@ class _Group:
 
     branches: Branches
     questions: list[int]
-
-
-def _joined(groups: list[_Group]) -> list[_Group]:
-    """One group a kind of branches."""
-    kinds: dict[type[Branches], list[_Group]] = {}
-    for group in groups:
-        kinds.setdefault(type(group.branches), []).append(group)
-    return [
-        _Group(
-            kind.join([one.branches for one in several]), [question for one in several for question in one.questions]
-        )
-        for kind, several in kinds.items()
-    ]
 
 
 def _likeliest(logprobs: torch.Tensor, count: int) -> list[list[tuple[int, float]]]:

@@ -1,0 +1,284 @@
+"""A decoding step of fixed shapes, compiled: preallocated keys and values, slots that are filled anew, no host sync in it.
+
+On a GPU a step is one CUDA graph (`torch.compile` in mode `"reduce-overhead"`). The branches are read by
+[`RowBranches`] or [`TreeBranches`] and move in here; all rows write at the same column, so that a new question is put where
+it ends with the others.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from faithgen import hf
+from faithgen.decoding.branches import Branches, BranchModel, PairPrompt
+from faithgen.heads.head_set import by_layer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+_BUCKET = 512
+"""Columns are set aside in multiples of this, so that few shapes are compiled."""
+_KEPT_TABLES = 2
+
+
+@dataclass(eq=False)
+class Table:
+    """What a compiled step reads and writes in place; the tensors keep their addresses.
+
+    Attributes:
+        cache (`Cache`): keys and values `[R, H_kv, S, D]` a layer, in transformers' static layers.
+        seen (`torch.BoolTensor` of shape `[R, Q, S]`): what the next queries of a row may see.
+        positions (`torch.LongTensor` of shape `[R]`): of the next token.
+        documents (`torch.Tensor` of shape `[R, S, P]`): 1 where a column belongs to the part.
+        attention (`torch.Tensor` of shape `[W, R, P]`): of each watched head at the last token.
+        kept (`dict[int, torch.Tensor]`): by layer, a factor `[R, H, Q, 1]`: 0 for masked heads, else 1.
+        watched (`dict[int, tuple[torch.Tensor, int]]`): by layer, its watched heads, and where they begin in `attention`.
+        uniform (`bool`): masked heads attend evenly; else they add nothing.
+        run: [`step`], compiled for this table.
+    """
+
+    cache: Any
+    seen: torch.Tensor
+    positions: torch.Tensor
+    documents: torch.Tensor
+    attention: torch.Tensor
+    kept: dict[int, torch.Tensor]
+    watched: dict[int, tuple[torch.Tensor, int]]
+    uniform: bool
+    run: Any
+
+
+def attend(module, query, key, value, attention_mask, *, scaling=None, table: Table | None = None, **kwargs: Any):
+    """Softmax attention of a few queries a row over all columns, each KV head's keys and values read once.
+
+    Args:
+        query (`torch.Tensor` of shape `[R, H, Q, D]`), key, value (`torch.Tensor` of shape `[R, H_kv, S, D]`)
+        attention_mask (`torch.BoolTensor` of shape `[R, 1, Q, S]`)
+        table ([`Table`]): which heads are masked and watched.
+
+    Returns:
+        `torch.Tensor` of shape `[R, Q, H, D]`, and `None` for the weights.
+    """
+    assert table is not None
+    rows, heads, count, width = query.shape
+    groups = key.shape[1]
+    kept = table.kept.get(module.layer_idx)
+    if kept is not None and table.uniform:
+        query = query * kept
+    scale = width**-0.5 if scaling is None else scaling
+    grouped = (query * scale).reshape(rows, groups, heads // groups * count, width)
+    scores = _product(grouped, key.mT).view(rows, heads, count, -1)
+    weights = scores.masked_fill(~attention_mask, -torch.inf).softmax(-1)
+    watched = table.watched.get(module.layer_idx)
+    if watched is not None:
+        chosen, place = watched
+        looked = weights[:, chosen, -1].float() @ table.documents  # [R, W, P]
+        table.attention[place : place + chosen.shape[0]] = looked.transpose(0, 1)
+    output = weights.to(value.dtype).view(rows, groups, -1, scores.shape[-1]) @ value
+    output = output.view(rows, heads, count, value.shape[-1])
+    if kept is not None and not table.uniform:
+        output = output * kept
+    return output.transpose(1, 2), None
+
+
+def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Matrix products in fp32; the inputs are read as they are where the device can."""
+    if first.device.type != "cuda" or first.dtype == torch.float32:
+        return first.float() @ second.float()
+    batch = first.shape[:-2]
+    return torch.bmm(first.flatten(0, -3), second.flatten(0, -3), out_dtype=torch.float32).unflatten(0, batch)
+
+
+def step(model: Any, table: Table, ids: torch.Tensor) -> torch.Tensor:
+    """Feed `ids` `[R, Q]`, the branches of a row in turns; returns logits `[R, Q, V]`."""
+    count = ids.shape[1]
+    own = torch.eye(count, dtype=torch.bool, device=ids.device).expand(len(ids), -1, -1)
+    columns = hf.static_column(table.cache) + torch.arange(count, device=ids.device)
+    table.seen.index_copy_(2, columns, own)
+    output = model(
+        input_ids=ids,
+        attention_mask=table.seen[:, None],
+        position_ids=table.positions[:, None].expand(-1, count),
+        past_key_values=table.cache,
+        use_cache=True,
+        table=table,
+    )
+    table.positions.add_(1)
+    return output.logits
+
+
+class CompiledBranches(Branches):
+    """The branches of the questions in a fixed number of slots; made of branches that were read dynamically.
+
+    Args:
+        first ([`Branches`]): the branches of the first questions.
+        slots (`int`): most questions at a time.
+        room (`int`): tokens that a question may get.
+    """
+
+    def __init__(self, first: Branches, slots: int, room: int):
+        self.through, self.rows_a_question = first.through, first.rows_a_question
+        self.kind, self.slots, self.queries = type(first), slots, first.seen.shape[1]
+        self.room = (room + 1) * self.queries
+        self.live: list[int] = []
+        self._give_back: Any = None
+        self.table = self._take_table(first.cache, first.seen.shape[-1])
+        self.column = 0
+        self.admit(first)
+
+    @classmethod
+    def read(cls, through: BranchModel, prompt: PairPrompt) -> CompiledBranches:
+        raise NotImplementedError("branches are read by rows or trees")
+
+    # --- questions come and go ----------------------------------------------------------------------------------------
+
+    def admit(self, new: Branches) -> None:
+        """Take in more questions; there must be slots for them."""
+        count = len(new.logits)
+        free = [slot for slot in range(self.slots) if slot not in self.live][:count]
+        self._make_room(new.seen.shape[-1])
+        size, table = self.rows_a_question, self.table
+        rows = torch.tensor([slot * size + row for slot in free for row in range(size)], device=new.lengths.device)
+        start = self.column - new.seen.shape[-1]
+        hf.copy_into_static(new.cache, table.cache, rows, start)
+        table.seen[rows] = False
+        table.seen[rows, :, start : self.column] = new.seen
+        table.positions[rows] = new.lengths
+        table.documents[rows] = 0
+        if new.segments is not None:
+            parts = torch.arange(table.documents.shape[-1], device=rows.device)
+            table.documents[rows, start : start + new.segments.shape[1]] = (new.segments[..., None] == parts).float()
+        old = [] if not self.live else [self.logits]
+        self.logits = torch.cat([*old, new.logits])
+        if new.attention is not None:
+            self.attention = torch.cat([*([self.attention] if self.live else []), new.attention])  # type: ignore[list-item]
+        elif not self.live:
+            self.attention = None
+        self.live += free
+
+    def select(self, questions: Sequence[int]) -> None:
+        chosen = torch.tensor(list(questions), device=self.logits.device, dtype=torch.long)
+        self.live = [self.live[i] for i in questions]
+        self.logits = self.logits[chosen]
+        self.attention = None if self.attention is None else self.attention[chosen]
+
+    def _make_room(self, width: int) -> None:
+        """Let the rows end at a column with `width` columns before it and room for the answers after it."""
+        seen = self.table.seen
+        rows = [slot * self.rows_a_question + row for slot in self.live for row in range(self.rows_a_question)]
+        used = self.column - int(seen[rows].flatten(0, 1).any(0).int().argmax()) if rows else 0
+        column = max(used, width)
+        if self.column >= width and self.column + self.room <= seen.shape[-1]:
+            return
+        if column + self.room > seen.shape[-1]:
+            self._grow(column)
+        hf.shift_static(self.table.cache, column - self.column)
+        for tensor, axis in ((self.table.seen, 2), (self.table.documents, 1)):
+            tensor.copy_(tensor.roll(column - self.column, axis))
+        self.table.seen[:, :, column:] = False
+        self.column = column
+        hf.set_static_column(self.table.cache, column)
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        slots = torch.tensor(self.live, device=tokens.device)
+        fed = tokens.new_zeros(self.slots).index_copy(0, slots, tokens)
+        ids = fed[:, None].expand(-1, self.rows_a_question).reshape(-1, 1).expand(-1, self.queries).contiguous()
+        with hf.attention_through(self.through.model, "faithgen_compiled", attend):
+            logits = self.table.run(self.through.model, self.table, ids)
+        self.column += self.queries
+        if self.queries == 2:
+            self.logits = logits[slots].flip(1)  # a tree's faithful query is the last
+        else:
+            self.logits = logits[:, 0].unflatten(0, (self.slots, self.rows_a_question))[slots]
+        if self.attention is not None:
+            faithful = slots * self.rows_a_question
+            self.attention = self.table.attention[:, faithful].mean(0)
+
+    # --- tables -------------------------------------------------------------------------------------------------------
+
+    def _take_table(self, like: Cache, width: int) -> Table:
+        """A table for prompts of this many columns: one that is free, so that its graphs serve again, or a new one."""
+        through = self.through
+        columns = -(-(width + self.room) // _BUCKET) * _BUCKET
+        masked, watched = tuple(through.masked_heads), tuple(through.watched_heads)
+        shape = (self.slots, self.rows_a_question, self.queries, columns, through.parts)
+        key = (*shape, masked, watched, through.ablation, through.model.dtype)
+        free = _free.setdefault(through.model, [])
+        found = next((table for other, table in free if other == key), None)
+        if found is None:
+            found = self._table(like, columns)
+        else:
+            free[:] = [pair for pair in free if pair[1] is not found]
+            found.seen.fill_(False)
+        if self._give_back is not None:
+            self._give_back()
+        self._give_back = weakref.finalize(self, _put_back, free, key, found)
+        return found
+
+    def _table(self, like: Cache, columns: int) -> Table:
+        through, device = self.through, self.through.device
+        rows, places, watched = self.slots * self.rows_a_question, 0, {}
+        for layer, heads in by_layer(through.watched_heads).items():
+            watched[layer] = (torch.tensor(heads, device=device), places)
+            places += len(heads)
+        table = Table(
+            hf.static_cache(like, rows, columns),
+            torch.zeros(rows, self.queries, columns, dtype=torch.bool, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
+            torch.zeros(rows, columns, through.parts, device=device),
+            torch.zeros(places, rows, through.parts, device=device),
+            self._kept(rows, device),
+            watched,
+            through.ablation == "uniform",
+            _compiled(device),
+        )
+        for tensor in (table.seen, table.positions, table.documents, table.attention, *table.kept.values()):
+            torch._dynamo.mark_static_address(tensor)
+        return table
+
+    def _kept(self, rows: int, device: torch.device) -> dict[int, torch.Tensor]:
+        """Factors that mask the heads: in a tree's first query, in a pair's second rows, or everywhere."""
+        model, found = self.through.model, {}
+        for layer, heads in by_layer(self.through.masked_heads).items():
+            factor = torch.ones(
+                rows, hf.head_shape(model).num_heads, self.queries, 1, device=device, dtype=model.dtype
+            )
+            masked = slice(1, None, 2) if self.rows_a_question == 2 else slice(None)
+            for head in heads:
+                factor[masked, head, 0] = 0
+            found[layer] = factor
+        return found
+
+    def _grow(self, width: int) -> None:
+        """Move into a larger table."""
+        old = self.table
+        new = self.table = self._take_table(old.cache, width)
+        columns = old.seen.shape[-1]
+        hf.copy_static(old.cache, new.cache, columns)
+        new.seen[..., :columns], new.documents[:, :columns] = old.seen, old.documents
+        new.positions.copy_(old.positions)
+
+
+_free: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[tuple[Any, ...], Table]]] = weakref.WeakKeyDictionary()
+"""Tables that no branches use; the newest few are kept, with the graphs that were made for them."""
+
+
+def _put_back(free: list[tuple[tuple[Any, ...], Table]], key: tuple[Any, ...], table: Table) -> None:
+    free.append((key, table))
+    del free[:-_KEPT_TABLES]
+
+
+def _compiled(device: torch.device) -> Any:
+    """[`step`], compiled for one table at its first call. A copy of its code: PyTorch counts recompilations by code, and
+    gives up after eight."""
+    own = types.FunctionType(step.__code__.replace(), step.__globals__)
+    return torch.compile(own, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False, fullgraph=True)
