@@ -1,0 +1,160 @@
+"""The compiled step gives the tokens and signals of the dynamic one, and its graphs are made once."""
+
+import copy
+
+import pytest
+import torch
+
+from faithgen.decoding import compiled as compiled_module
+from faithgen.decoding.compiled import CompiledBranches
+from faithgen.decoding.contrast import ContrastConfig
+from faithgen.decoding.engine import PairDecoder, PairPrompt
+from tests import tiny
+
+LENGTHS = (24, 60, 33, 24, 90, 41, 17)
+OPTIONS = {"end_tokens": range(5, 30), "masked_heads": [(1, 0), (3, 3)], "watched_heads": [(1, 2), (3, 1), (3, 4)]}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.llama(initializer_range=0.1)  # no near ties between tokens
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Compile for a backend that runs the graph as it is, and count the graphs: what breaks one is an error."""
+    made, original = [], torch.compile
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None, **options: original(f, backend=backend, **options))
+    compiled_module._free.clear()
+    return made
+
+
+def prompt_ids(length, seed):
+    return torch.randint(5, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def prompts(kind, lengths=LENGTHS):
+    made = []
+    for seed, length in enumerate(lengths):
+        ids = prompt_ids(length, seed)
+        other = {"tree": ids, "rows": ids[:3] + ids[-8:], "plain": None}[kind]
+        made.append(PairPrompt(ids, other, documents=[(2, 9), (11, 13)]))
+    return made
+
+
+def run(model, given, compiled, slots=3, n=16, ablation="zero", **options):
+    found = {}
+    contrast = ContrastConfig(alpha=0.8, ablation=ablation)
+    options = {**OPTIONS, **options}
+    for rows in PairDecoder(model, given, contrast, slots=slots, max_new_tokens=n, compiled=compiled, **options):
+        for row in rows:
+            found.setdefault(row.question, []).append(row)
+    return found
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for question, rows in first.items():
+        assert [row.token for row in rows] == [row.token for row in second[question]]
+        assert [row.finished for row in rows] == [row.finished for row in second[question]]
+        for name in ("logprob", "jsd", "context_share"):
+            values = [getattr(row, name) for row in rows]
+            if values[0] is not None:
+                assert values == pytest.approx([getattr(row, name) for row in second[question]], abs=2e-4)
+        if rows[0].detail is not None:
+            for one, other in zip(rows, second[question], strict=True):
+                assert one.detail.attention == pytest.approx(other.detail.attention, abs=1e-5)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "uniform"])
+@pytest.mark.parametrize("slots", [1, 3, None])
+@pytest.mark.parametrize("kind", ["tree", "rows", "plain"])
+def test_a_compiled_step_changes_no_answer(model, graphs, kind, slots, ablation):
+    options = {"slots": slots, "ablation": ablation}
+    same(run(model, prompts(kind), True, **options), run(model, prompts(kind), False, **options))
+    assert len(graphs) == 1, "questions of all lengths came and went on one graph"
+
+
+def test_graphs_serve_the_next_request(model, graphs):
+    for start in range(3):
+        run(model, prompts("tree")[start : start + 4], True)
+    assert len(graphs) == 1
+    run(model, prompts("tree"), True, slots=2)  # another shape
+    assert len(graphs) == 2
+    for masked in ([(1, 1)], [(2, 2)]):  # other heads
+        same(
+            run(model, prompts("tree")[:2], True, masked_heads=masked),
+            run(model, prompts("tree")[:2], False, masked_heads=masked),
+        )
+    assert len(compiled_module._free[model]) == compiled_module._KEPT_TABLES
+
+
+def test_a_longer_prompt_moves_to_a_larger_table(model, graphs, monkeypatch):
+    """The rows of those on their way move along."""
+    monkeypatch.setattr(compiled_module, "_BUCKET", 32)
+    lengths = (20, 24, 150, 18, 70, 200)
+    given = {"end_tokens": range(5, 60), "slots": 2, "n": 24}
+    same(run(model, prompts("tree", lengths), True, **given), run(model, prompts("tree", lengths), False, **given))
+    assert len(graphs) > 1
+
+
+def test_columns_of_finished_questions_are_used_again(model, graphs, monkeypatch):
+    monkeypatch.setattr(compiled_module, "_BUCKET", 8)
+    tables = []
+    make_room = CompiledBranches._make_room
+
+    def watched(self, width):
+        make_room(self, width)
+        tables.append(self.table.seen.shape[-1])
+
+    monkeypatch.setattr(CompiledBranches, "_make_room", watched)
+    many = prompts("plain", (30,) * 20)
+    same(run(model, many, True, slots=2, n=9), run(model, many, False, slots=2, n=9))
+    assert max(tables) <= 30 + 2 * (9 + 1) + 8
+    assert len(graphs) <= 2
+
+
+def test_parts_of_documents_are_told_apart(model, graphs):
+    options = {"alternatives": 3}
+    same(run(model, prompts("tree"), True, **options), run(model, prompts("tree"), False, **options))
+    assert len(graphs) == 1
+
+
+def test_a_table_is_given_back_when_its_branches_go(model, graphs):
+    decoder = PairDecoder(
+        model, prompts("tree"), ContrastConfig(alpha=0.8), slots=3, max_new_tokens=9, compiled=True, **OPTIONS
+    )
+    steps = iter(decoder)
+    next(steps)
+    next(steps)
+    assert not compiled_module._free.get(model)
+    steps.close()
+    del steps, decoder
+    assert len(compiled_module._free[model]) == 1
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_windowed_models_run_uncompiled(family, graphs):
+    model = getattr(tiny, family)(initializer_range=0.1)
+    given = [prompts("rows", (24, 33))[0]]
+    same(run(model, given, True), run(model, given, False))
+    assert graphs == []
+
+
+def test_the_attention_in_use_is_put_back(model, graphs):
+    before = copy.deepcopy(model.config._attn_implementation)
+    run(model, prompts("tree")[:2], True)
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, while it compiles
+def test_inductor_gives_the_same_tokens():
+    """PyTorch's own compiler, as on a GPU but for the CUDA graph."""
+    model = tiny.llama(initializer_range=0.1, num_hidden_layers=2)
+    options = {"masked_heads": [(1, 0), (0, 3)], "watched_heads": [(1, 2)], "n": 24}
+    same(run(model, prompts("tree"), True, **options), run(model, prompts("tree"), False, **options))
