@@ -43,10 +43,19 @@ class FaithfulGenerator:
         scoring_heads ([`HeadSet`]): heads that rank documents (query-focused).
         copying_heads ([`HeadSet`]): heads masked for the unfaithful branch, and watched for the context share.
         instruction (`str`, *optional*): first line of the prompt's user turn; the model's own by default.
+        compiled (`bool`, *optional*, defaults to `False`):
+            Decode at fixed shapes through `torch.compile`; pays where many questions are answered, most of all on a GPU. The
+            first question of a shape waits a minute or so.
     """
 
     def __init__(
-        self, loaded: LoadedModel, scoring_heads: HeadSet, copying_heads: HeadSet, *, instruction: str | None = None
+        self,
+        loaded: LoadedModel,
+        scoring_heads: HeadSet,
+        copying_heads: HeadSet,
+        *,
+        instruction: str | None = None,
+        compiled: bool = False,
     ):
         shape = hf.head_shape(loaded.model)
         for heads in (scoring_heads, copying_heads):
@@ -54,6 +63,7 @@ class FaithfulGenerator:
         self.loaded, self.scoring_heads, self.copying_heads = loaded, scoring_heads, copying_heads
         self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or "")
         self._ends = hf.end_tokens(loaded.model, loaded.tokenizer)
+        self.compiled = compiled
         self._lock = loaded.lock
 
     @classmethod
@@ -64,6 +74,7 @@ class FaithfulGenerator:
         heads: str | os.PathLike[str] | HeadSet | Sequence[str | os.PathLike[str] | HeadSet] = "auto",
         random_heads: int | None = None,
         instruction: str | None = None,
+        compiled: bool = False,
         **load_arguments: Any,
     ) -> FaithfulGenerator:
         """Load a model and its heads.
@@ -75,6 +86,7 @@ class FaithfulGenerator:
                 the built-in data (a minute or so, once). A given set replaces the one of its method.
             random_heads (`int`, *optional*): a seed; use as many random heads instead, as a control.
             instruction (`str`, *optional*): first line of the prompt's user turn.
+            compiled (`bool`, *optional*, defaults to `False`): decode through `torch.compile`, see above.
             load_arguments: of [`load_model`], e.g. `dtype`, `device`, `revision`.
 
         Raises:
@@ -84,7 +96,7 @@ class FaithfulGenerator:
         scoring, copying = resolve_heads(loaded, heads)
         if random_heads is not None:
             scoring, copying = scoring.random_like(random_heads), copying.random_like(random_heads)
-        return cls(loaded, scoring, copying, instruction=instruction)
+        return cls(loaded, scoring, copying, instruction=instruction, compiled=compiled)
 
     # --- public -------------------------------------------------------------------------------------------------------
 
@@ -254,4 +266,5 @@ class FaithfulGenerator:
             watched_heads=self._watched(),
             alternatives=ALTERNATIVES if explain else 0,
             slots=slots,
+            compiled=self.compiled,
         )

@@ -127,6 +127,48 @@ def test_sampling_does_not_depend_on_the_batch(generator):
     assert [ids(answer) for answer in together] == [ids(generator.generate(*one, **options)) for one in REQUESTS]
 
 
+def test_compiled_answers_are_the_same(generator, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    fast = FaithfulGenerator(generator.loaded, generator.scoring_heads, generator.copying_heads, compiled=True)
+    for contrast in SOURCES[:2]:
+        options = {"contrast": contrast, "max_new_tokens": 8}
+        answers = fast.generate_batch(REQUESTS, batch_size=2, **options)
+        for answer, expected in zip(answers, generator.generate_batch(REQUESTS, **options), strict=True):
+            assert ids(answer) == ids(expected)
+    assert compiled
+
+
+def test_answers_come_when_they_are_finished(generator):
+    """One at a time, in order; a request that cannot be answered does not stop the others where errors are kept."""
+    given = [REQUESTS[0], ("", TEXTS), REQUESTS[1], (QUESTION, []), REQUESTS[0]]
+    found = list(generator.generate_each(iter(given), batch_size=1, keep_errors=True, max_new_tokens=4))
+    assert sorted(index for index, _ in found) == [0, 1, 2, 3, 4]
+    assert [index for index, _ in found if index != 1 and index != 3] == [0, 2, 4]
+    by_index = dict(found)
+    assert isinstance(by_index[1], FaithgenError)
+    for index in (0, 2, 4):
+        assert ids(by_index[index]) == ids(generator.generate(*given[index], max_new_tokens=4))
+    with pytest.raises(FaithgenError, match="question is empty"):
+        list(generator.generate_each(given, max_new_tokens=4))
+    with pytest.raises(FaithgenError, match="batch_size is 0"):
+        list(generator.generate_each(given[:1], batch_size=0))
+
+
+def test_requests_are_read_when_there_is_room(generator):
+    read = []
+
+    def requests():
+        for index, request in enumerate([*REQUESTS, *REQUESTS, *REQUESTS]):
+            read.append(index)
+            yield request
+
+    answers = generator.generate_each(requests(), batch_size=2, max_new_tokens=3)
+    next(answers)
+    assert len(read) <= 3
+    assert len(list(answers)) == 3 * len(REQUESTS) - 1
+
+
 def test_no_requests(generator):
     assert generator.generate_batch([]) == []
 

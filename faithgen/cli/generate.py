@@ -61,6 +61,10 @@ def generate(
     ] = None,
     format: Annotated[str, typer.Option(help="text or json.")] = "text",
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Decode through torch.compile: for long --input files, most of all on a GPU."),
+    ] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:
@@ -90,13 +94,13 @@ def generate(
         assert output is not None
         from faithgen.cli.batch import answer_file
 
-        arguments = (model, heads, random_heads, dtype, device)
+        arguments = (model, heads, random_heads, dtype, device, compile)
         failed = answer_file(input, output, resume, batch_size, settings, lambda: _generator(*arguments))
         raise typer.Exit(1 if failed else 0)
 
     assert question is not None
     read = options.documents_from(documents)
-    generator = _generator(model, heads, random_heads, dtype, device)
+    generator = _generator(model, heads, random_heads, dtype, device, compile)
     settings["explain"] = report is not None
     if format == "json":
         answer = generator.generate(question, read, **settings)
@@ -171,10 +175,12 @@ def _sampling(temperature: float, top_p: float, seed: int) -> dict[str, Any]:
     return {"sampling": SamplingConfig(temperature, top_p, seed)}
 
 
-def _generator(model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str):
+def _generator(
+    model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str, compiled: bool
+) -> FaithfulGenerator:
     from faithgen.generator import FaithfulGenerator
 
-    return FaithfulGenerator(*options.load(model, heads, random_heads, dtype, device))
+    return FaithfulGenerator(*options.load(model, heads, random_heads, dtype, device), compiled=compiled)
 
 
 def _print_evidence(answer: Answer) -> None:

@@ -88,9 +88,9 @@ class PairDecoder:
         branches (`"auto"`, `"rows"` or `"tree"`, *optional*, defaults to `"auto"`):
             How two branches are stored: `"rows"` gives each a copy of the prefix, `"tree"` stores it once (see
             [`can_branch`]), `"auto"` does that where it can. The same tokens, to the rounding of near ties.
-        compiled (`bool`, *optional*):
-            Run the steps at fixed shapes through `torch.compile`, by default on a GPU. The first step takes a minute or so;
-            models with sliding windows or scaled logits in their attention go without.
+        compiled (`bool`, *optional*, defaults to `False`):
+            Run the steps at fixed shapes through `torch.compile`. The first step of a shape takes a minute or so; models with
+            sliding windows go without.
 
     Raises:
         ValueError: If some prompts have an unfaithful branch and others have none, the model's state is not keys and
@@ -111,7 +111,7 @@ class PairDecoder:
         alternatives: int = 0,
         slots: int | None = None,
         branches: Literal["auto", "rows", "tree"] = "auto",
-        compiled: bool | None = None,
+        compiled: bool = False,
     ):
         hf.check_cache_supported(model)
         parts = 1
@@ -125,8 +125,7 @@ class PairDecoder:
         self._through = BranchModel(
             model, masked_heads, contrast.ablation, contrast.mask_prefill, watched_heads, parts
         )
-        self.compiled = hf.device_of(model).type == "cuda" if compiled is None else compiled
-        self.compiled = self.compiled and hf.takes_any_mask(model)
+        self.compiled = compiled and hf.compiles(model)
         self._waiting = enumerate(prompts)
         self._sampler = Sampler(sampling or SamplingConfig(), hf.device_of(model))
         self._groups: list[_Group] = []
