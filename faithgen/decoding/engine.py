@@ -89,7 +89,7 @@ class PairDecoder:
             How two branches are stored: `"rows"` gives each a copy of the prefix, `"tree"` stores it once (see
             [`can_branch`]), `"auto"` does that where it can. The same tokens, to the rounding of near ties.
         compiled (`bool`, *optional*, defaults to `False`):
-            Run the steps at fixed shapes through `torch.compile`. The first step of a shape takes a minute or so; models with
+            Run the steps at fixed shapes through `torch.compile`. The first step of a shape takes a minute; models with
             sliding windows go without.
 
     Raises:
