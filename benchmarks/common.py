@@ -9,6 +9,7 @@ import random
 import re
 import statistics
 import string
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -21,7 +22,7 @@ SHARED = Path(os.environ.get("FAITHGEN_SHARED_DATA", Path(__file__).parents[2] /
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def multidoc_rows(passages: int, distractors: str, limit: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -100,6 +101,97 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
             task()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def give_memory_back() -> None:
+    """Start this script again with an allocator that gives freed tensors back, so that peaks can be told apart."""
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def peak_growth(task: Callable[[], Any]) -> float:
+    """Growth of the peak over the memory at the start, in MiB: allocated memory on a GPU, else resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    start = _status("VmRSS")
+    task()
+    return (_status("VmHWM") - start) / 2**10
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
+# --- the roofline -----------------------------------------------------------------------------------------------------
+
+
+def copy_bandwidth(device: Any) -> float:
+    """Bytes a second that a large copy reads and writes, median of 5."""
+    import torch
+
+    source = torch.ones(2**28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _seconds(lambda: target.copy_(source))
+
+
+def matrix_rate(device: Any, dtype: Any) -> float:
+    """Floating-point operations a second of a large matrix product, median of 5."""
+    import torch
+
+    size = 2048 if str(device) == "cpu" else 8192
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / _seconds(lambda: first @ second)
+
+
+def step_bytes(model: Any, tokens: int, rows: int = 1) -> float:
+    """Bytes that one decoding step has to read: every weight of a linear layer once, and the keys and values."""
+    from torch import nn
+
+    weights = sum(m.weight.numel() * m.weight.element_size() for m in model.modules() if isinstance(m, nn.Linear))
+    return weights + rows * tokens * kv_bytes(model)
+
+
+def kv_bytes(model: Any) -> float:
+    """Bytes of a token's keys and values in all layers."""
+    config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.dtype.itemsize
+
+
+def prefill_operations(model: Any, tokens: int, depth: float = 1.0) -> float:
+    """Floating-point operations of a prefill through this share of the layers: weights and causal attention."""
+    from torch import nn
+
+    config = model.config
+    inner = [
+        m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name
+    ]
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * width * tokens**2
+    return depth * (2 * sum(inner) * tokens + attention)
+
+
+def _seconds(task: Callable[[], Any]) -> float:
+    import torch
+
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        task()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
 
 
 def report(name: str, figures: dict[str, Any]) -> None:

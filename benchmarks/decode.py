@@ -2,7 +2,11 @@
 
     python benchmarks/decode.py --tokens 1500 --new 32
 
-All three decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
+`rows` is the pair with a copy of the prefix for each branch, `pair` stores it once; `loop` runs two plain forwards a
+step, each with its own cache, as a DeCoRe or CAD loop does. `--compiled` adds the compiled step. The share of the roofline is the time
+that a copy of as many bytes as a step must read would take.
+
+All decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
 so the prefill does not count. Pair decoding and `guidance_scale` must agree in float32; in bfloat16 rounding may part
 them at a near tie. `guidance_scale` runs as transformers ships it: our packed weights serve in our own steps only.
 """
@@ -10,9 +14,9 @@ them at a near tie. `guidance_scale` runs as transformers ships it: our packed w
 import argparse
 
 import torch
-from common import interleaved, report
+from common import copy_bandwidth, interleaved, report, step_bytes
 
-from faithgen import ContrastConfig
+from faithgen import ContrastConfig, hf
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
@@ -26,6 +30,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--alpha", type=float, default=0.2)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--compiled", action="store_true", help="Time the compiled step, too.")
     options = parser.parse_args()
     loaded = load_model(options.model, dtype=options.dtype)
     model = loaded.model
@@ -36,7 +41,7 @@ def main() -> None:
     contrast = ContrastConfig(source="control", alpha=options.alpha)
     outputs: dict[str, list[int]] = {}
 
-    def ours(name: str, pair: bool, count: int, watch=()) -> None:
+    def ours(name: str, pair: bool, count: int, watch=(), **how) -> None:
         decoder = PairDecoder(
             model,
             [PairPrompt(faithful, unfaithful if pair else None, documents=[(0, options.tokens)])],
@@ -44,6 +49,7 @@ def main() -> None:
             max_new_tokens=count,
             end_tokens=[],
             watched_heads=watch,
+            **how,
         )
         outputs[name] = [rows[0].token for rows in decoder]
 
@@ -60,23 +66,46 @@ def main() -> None:
         )
         outputs["guidance"] = out[0, len(faithful) :].tolist()
 
+    @torch.inference_mode()
+    def loop(count: int) -> None:
+        """The formula, with two forwards a step."""
+        caches, rows, chosen = [hf.new_cache(), hf.new_cache()], [faithful, unfaithful], []
+        for _ in range(count):
+            logits = [
+                model(
+                    input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, logits_to_keep=1
+                ).logits
+                for ids, cache in zip(rows, caches, strict=True)
+            ]
+            first, second = (one[0, -1].float().log_softmax(-1) for one in logits)
+            chosen.append(int((first + options.alpha * (first - second)).argmax()))
+            rows = [chosen[-1:], chosen[-1:]]
+        outputs["loop"] = chosen
+
     few = 2
     tasks = {}
     for label, count in (("short", few), ("long", few + options.new)):
         tasks[f"plain {label}"] = lambda count=count: ours("plain", False, count)
         tasks[f"pair {label}"] = lambda count=count: ours("pair", True, count)
+        tasks[f"rows {label}"] = lambda count=count: ours("rows", True, count, branches="rows")
+        tasks[f"loop {label}"] = lambda count=count: loop(count)
+        if options.compiled:
+            tasks[f"plain compiled {label}"] = lambda count=count: ours("plain compiled", False, count, compiled=True)
+            tasks[f"pair compiled {label}"] = lambda count=count: ours("pair compiled", True, count, compiled=True)
         tasks[f"pair with context share {label}"] = lambda count=count: ours("watched", True, count, watched)
         tasks[f"guidance {label}"] = lambda count=count: guidance(count)
     times = interleaved(tasks, options.repeats)
     step = {
         name: (times[f"{name} long"] - times[f"{name} short"]) / options.new
-        for name in ("plain", "pair", "pair with context share", "guidance")
+        for name in dict.fromkeys(task.rsplit(" ", 1)[0] for task in tasks)
     }
     whole = {name: times[f"{name} long"] for name in step}
     same = outputs["pair"] == outputs["guidance"]
     print(f"{loaded.model_id}, {options.tokens} prompt tokens, {options.new} new, medians of {options.repeats}")
+    least = step_bytes(model, options.tokens) / copy_bandwidth(model.device)
     for name in step:
-        print(f"| {name:24} | {1000 * step[name]:7.1f} ms a token | {step[name] / step['plain']:.2f} x plain |")
+        line = f"| {name:24} | {1000 * step[name]:7.1f} ms a token | {step[name] / step['plain']:.2f} x plain |"
+        print(line + f" {least / step[name]:.2f} of the roofline of one row |")
     speedup = step["guidance"] / step["pair"]
     print(
         f"pair / guidance_scale: {speedup:.2f} x its tokens/s ({whole['guidance'] / whole['pair']:.2f} x with prefill)"
@@ -89,6 +118,8 @@ def main() -> None:
         "pair_speedup_over_guidance": speedup,
         "pair_speedup_over_guidance_with_prefill": whole["guidance"] / whole["pair"],
         "same_tokens": same,
+        "roofline": {name: least / value for name, value in step.items()},
+        "same_tokens_as": {name: tokens == outputs["pair"] for name, tokens in outputs.items()},
     }
     setting = {"tokens": options.tokens, "new": options.new, "dtype": str(model.dtype)}
     report("decode", {"model": loaded.model_id, **setting, **figures})

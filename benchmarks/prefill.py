@@ -9,38 +9,15 @@ one layer's n x n weights at a time; `output_attentions=True` would keep those o
 """
 
 import argparse
-import os
-import sys
-from pathlib import Path
 
 import torch
-from common import interleaved, report
+from common import give_memory_back, interleaved, matrix_rate, peak_growth, prefill_operations, report
 
 from faithgen import hf
 from faithgen.filtering.coarse import FilterConfig
 from faithgen.heads.capture import AttentionCapture
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
-
-
-def peak_growth(task) -> float:
-    """Growth of the peak over the memory at the start, in MiB: allocated memory on a GPU, else resident memory."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        task()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
-    task()
-    return (_status("VmHWM") - before) / 2**10
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 @torch.inference_mode()
@@ -60,6 +37,7 @@ def main() -> None:
     print(f"{loaded.model_id}: deepest scoring layer {deepest} of {layers}, target ratio {target:.2f}")
     generator = torch.Generator().manual_seed(0)
     figures = {}
+    rate = matrix_rate(device, model.dtype)
     for count in options.tokens:
         ids = torch.randint(5, model.config.vocab_size, (1, count), generator=generator).to(device)
         rows = torch.arange(count - 24, count - 8, device=device)
@@ -90,8 +68,13 @@ def main() -> None:
         ratio = times["scoring"] / times["plain"]
         base = peak_growth(plain)
         extra = max(0.0, peak_growth(lambda: captured(False)) - base)
+        least = {"plain": prefill_operations(model, count) / rate}
+        least["scoring"] = prefill_operations(model, count, (deepest + 1) / layers) / rate
+        shares = {name: least[name] / times[name] for name in least}
         line = f"{count} tokens: plain {times['plain']:.3f} s, scoring {times['scoring']:.3f} s, ratio {ratio:.3f}"
+        line += f"; of the matrix rate {shares['plain']:.2f} and {shares['scoring']:.2f}"
         figures[count] = {"plain_s": times["plain"], "ratio": ratio, "target": target, "capture_extra_mib": extra}
+        figures[count] |= {"roofline": shares}
         if not options.no_eager and count == max(options.tokens):
             model.set_attn_implementation("eager")
             eager = peak_growth(plain)
@@ -104,7 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # give freed tensors back, so that peaks can be told apart
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "0"}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    give_memory_back()
     main()
