@@ -46,9 +46,7 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(
-            help="The method that others are compared with.", autocompletion=completion.one_of(*completion.METHODS)
-        ),
+        typer.Option(help="The method that others are compared with.", autocompletion=completion.methods),
     ] = None,
     scorer: Annotated[
         str,
