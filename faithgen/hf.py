@@ -506,10 +506,15 @@ def check_cache_supported(model: Any) -> None:
         )
 
 
+def cpu_bf16_features() -> list[str]:
+    """What this CPU has for bf16 matrix products, of AMX and avx512_bf16."""
+    probes = {"AMX": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    return [name for name, probe in probes.items() if getattr(torch.cpu, probe, bool)()]
+
+
 def cpu_has_bf16() -> bool:
     """True where bf16 matrix products are native on this CPU (AMX or avx512_bf16)."""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+    return bool(cpu_bf16_features())
 
 
 def quiet() -> None:

@@ -358,6 +358,12 @@ def converted_gguf(file: Path) -> Path:
     return folder
 
 
+def find_converted(file: Path) -> Path | None:
+    """The folder that [`converted_gguf`] gives, where it is there already and whole; nothing is converted or written."""
+    folder = cache_folder() / "models" / f"{file.stem}-{_sha256(file)[:16]}"
+    return folder if _intact(folder) else None
+
+
 def _convert(file: Path, folder: Path) -> None:
     import copy
 

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from faithgen.cli import data, eval, export, generate, heads, rank, train
+from faithgen.cli import data, doctor, eval, export, generate, heads, rank, train
 from faithgen.cli.console import note
 from faithgen.errors import FaithgenError
 
@@ -23,6 +23,7 @@ app.command("generate")(generate.generate)
 app.command("rank")(rank.rank)
 app.command("eval")(eval.evaluate)
 app.command("export")(export.export)
+app.command("doctor")(doctor.doctor)
 app.add_typer(heads.app, name="heads")
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
@@ -43,7 +44,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("faithgen").setLevel(logging.INFO)
     try:
-        app()
+        app(prog_name="faithgen")  # also for `python -m faithgen`, so that completion is known by one name
     except FaithgenError as error:
         note("error: " + " ".join(str(error).split()))
         sys.exit(2)

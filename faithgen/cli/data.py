@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from faithgen.cli import options
+from faithgen.cli import completion, options
 from faithgen.cli.console import note, progress_bar
 from faithgen.errors import FaithgenError
 
@@ -38,7 +38,13 @@ def unfaithful(
     ] = None,
     heads: options.Heads = None,
     random_heads: options.RandomHeads = None,
-    ablation: Annotated[str, typer.Option(help="What masking does: zero or uniform (attention).")] = "zero",
+    ablation: Annotated[
+        str,
+        typer.Option(
+            help="What masking does: zero or uniform (attention).",
+            autocompletion=completion.one_of(*completion.ABLATIONS),
+        ),
+    ] = "zero",
     own_answers: Annotated[
         bool, typer.Option("--own-answers", help="Sample the faithful answer from the whole model, too (RetMask).")
     ] = False,
@@ -48,11 +54,18 @@ def unfaithful(
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     instruction: Annotated[str | None, typer.Option(help="First line of the prompt's user turn.")] = None,
     scorer: Annotated[
-        str, typer.Option(help="Judges support by the documents (faithgen eval --help), or none.")
+        str,
+        typer.Option(
+            help="Judges support by the documents (faithgen eval --help), or none.",
+            autocompletion=completion.one_of(*completion.SCORERS),
+        ),
     ] = "lexical",
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Switch a filter off: unfinished, equal, degenerate, supported (repeatable)."),
+        typer.Option(
+            help="Switch a filter off: unfinished, equal, degenerate, supported (repeatable).",
+            autocompletion=completion.one_of(*completion.FILTERS),
+        ),
     ] = None,
     margin: Annotated[float, typer.Option(help="Supported means: from the answer's support minus this.")] = 0.0,
     endpoint: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithgen.cli import options
+from faithgen.cli import completion, options
 from faithgen.cli.console import note, progress_bar, safe, stdout
 from faithgen.errors import FaithgenError
 
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 def evaluate(
     suite: Annotated[
-        str | None, typer.Option(help="groundbench, multidoc, conflict, niah or rerank.", show_default=False)
+        str | None,
+        typer.Option(
+            help="groundbench, multidoc, conflict, niah or rerank.",
+            show_default=False,
+            autocompletion=completion.one_of(*completion.SUITES),
+        ),
     ] = None,
     dataset: Annotated[
         list[str] | None,
         typer.Option(
             help="A data set (repeatable), with options: nq_hard:passages=10,gold_position=0. Also FILE.jsonl, hub:NAME. "
-            "With --suite: these of its sets alone."
+            "With --suite: these of its sets alone.",
+            autocompletion=completion.data_sets,
         ),
     ] = None,
     methods: Annotated[
@@ -34,14 +40,19 @@ def evaluate(
         typer.Option(
             help="Separated by commas: base, closed_book, gold, embedding, bm25, cafe, cafe_no_steer, filter, heads, "
             "context, adacad, decore, control, rhio, full; heads@0.5 sets alpha, cafe:random takes random heads. Rerank: "
-            "heads, cafe, icr, bm25, embedding, heads:random."
+            "heads, cafe, icr, bm25, embedding, heads:random.",
+            autocompletion=completion.methods,
         ),
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="The method that others are compared with.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The method that others are compared with.", autocompletion=completion.methods),
+    ] = None,
     scorer: Annotated[
         str,
         typer.Option(
-            help="Judges the answers' support: lexical, heads, nli[:MODEL], minicheck[:MODEL], ..., or none."
+            help="Judges the answers' support: lexical, heads, nli[:MODEL], minicheck[:MODEL], ..., or none.",
+            autocompletion=completion.one_of(*completion.SCORERS),
         ),
     ] = "lexical",
     limit: Annotated[int | None, typer.Option(min=1, help="Rows of each data set at most.")] = None,
@@ -65,7 +76,11 @@ def evaluate(
         str | None, typer.Option(help="First line of the prompt, in place of the set's own.")
     ] = None,
     choice_style: Annotated[
-        str, typer.Option(help="How MemoTrap is read: completion (as published) or chat (for control tokens).")
+        str,
+        typer.Option(
+            help="How MemoTrap is read: completion (as published) or chat (for control tokens).",
+            autocompletion=completion.one_of(*completion.CHOICE_STYLES),
+        ),
     ] = "completion",
     embedding: Annotated[
         str | None, typer.Option(help="Model of the embedding baseline; else the packaged MiniLM.")
@@ -83,7 +98,9 @@ def evaluate(
     lm_eval: Annotated[
         str | None,
         typer.Option(
-            metavar="TASKS", help="Run lm-eval tasks instead: its own, faithgen_nq_swap, faithgen_memotrap, ..."
+            metavar="TASKS",
+            help="Run lm-eval tasks instead: its own, faithgen_nq_swap, faithgen_memotrap, ...",
+            autocompletion=completion.some_of(*completion.LM_EVAL_TASKS),
         ),
     ] = None,
     chat_template: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithgen.cli import options
+from faithgen.cli import completion, options
 from faithgen.cli.console import document_table, note, safe, stdout
 from faithgen.errors import FaithgenError
 
@@ -33,9 +33,15 @@ def generate(
     random_heads: options.RandomHeads = None,
     contrast: Annotated[
         str,
-        typer.Option(help="Unfaithful branch: auto, control (trained), heads (masked), context (no documents), none."),
+        typer.Option(
+            help="Unfaithful branch: auto, control (trained), heads (masked), context (no documents), none.",
+            autocompletion=completion.one_of(*completion.SOURCES),
+        ),
     ] = "auto",
-    contrast_method: Annotated[str, typer.Option(help="rhio, cad, adacad or decore.")] = "rhio",
+    contrast_method: Annotated[
+        str,
+        typer.Option(help="rhio, cad, adacad or decore.", autocompletion=completion.one_of(*completion.CONTRASTS)),
+    ] = "rhio",
     alpha: Annotated[float | None, typer.Option(help="Contrast strength, 0 or more.")] = None,
     plausibility: Annotated[
         float | None, typer.Option(help="Keep tokens with this share (0-1) of the top probability.")
@@ -59,7 +65,7 @@ def generate(
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML page that shows how the answer came about.", metavar="HTML")
     ] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    format: options.Format = "text",
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False,
     compile: Annotated[
         bool,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithgen.cli import options
+from faithgen.cli import completion, options
 from faithgen.cli.console import note, progress_bar, safe
 from faithgen.errors import FaithgenError
 
@@ -21,7 +21,11 @@ app = typer.Typer(help="Detect, show and bake heads.", no_args_is_help=True)
 
 SetFile = Annotated[
     str,
-    typer.Argument(help="Head set file, or copying / query_focused for the packaged default's.", show_default=False),
+    typer.Argument(
+        help="Head set file, or copying / query_focused for the packaged default's.",
+        show_default=False,
+        autocompletion=completion.detectors,
+    ),
 ]
 
 
@@ -29,7 +33,10 @@ SetFile = Annotated[
 def detect(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
     method: Annotated[
-        str, typer.Option(help="query_focused (ranks documents) or copying (to mask).")
+        str,
+        typer.Option(
+            help="query_focused (ranks documents) or copying (to mask).", autocompletion=completion.detectors
+        ),
     ] = "query_focused",
     data: Annotated[
         str, typer.Option(help="JSONL of {question, documents, answer, gold}, or builtin (48 instances).")
@@ -73,7 +80,7 @@ def show(
     head_set: SetFile,
     top: Annotated[int, typer.Option(min=1, help="How many heads to list.")] = 20,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers x heads map to this .png or .svg.")] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    format: options.Format = "text",
 ) -> None:
     """Show a head set: where it comes from, and its best heads."""
     found = _open(head_set)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from faithgen.cli import completion
 from faithgen.cli.console import progress_bar
 from faithgen.errors import FaithgenError
 
@@ -28,8 +29,19 @@ Heads = Annotated[
 RandomHeads = Annotated[
     int | None, typer.Option("--random-heads", metavar="SEED", help="Control: as many random heads instead.")
 ]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="auto, float32, bfloat16 or float16.", autocompletion=completion.one_of(*completion.DTYPES)
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.one_of(*completion.DEVICES)
+    ),
+]
+Format = Annotated[str, typer.Option(help="text or json.", autocompletion=completion.one_of(*completion.FORMATS))]
 Calibrate = Annotated[
     bool | None,
     typer.Option("--calibrate/--no-calibrate", help="Subtract the attention a content-free question gives."),

@@ -23,7 +23,7 @@ def rank(
     calibrate: options.Calibrate = None,
     refine: options.Refine = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scores of both passes to this .png or .svg.")] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    format: options.Format = "text",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:

@@ -31,4 +31,4 @@ if [ "${ARMS:-}" = all ]; then
 fi
 
 rm -rf "$OUT/adapter"
-faithgen export "$OUT/rhio" --output "$OUT/adapter" --dtype bfloat16
+faithgen export --checkpoint "$OUT/rhio" --output "$OUT/adapter" --dtype bfloat16
