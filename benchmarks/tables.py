@@ -9,6 +9,7 @@ with its interval and its p after Holm's correction.
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 
@@ -19,7 +20,7 @@ def cell(value: dict | None, signed: bool = False) -> str:
 
     def short(number: float) -> str:
         text = f"{number:+.3f}" if signed else f"{number:.3f}"
-        return text.replace("0.", ".", 1)
+        return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
     interval = "" if value["low"] is None else f" [{short(value['low'])}, {short(value['high'])}]"
     return short(value["mean"]) + interval
