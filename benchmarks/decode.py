@@ -3,7 +3,7 @@
     python benchmarks/decode.py --tokens 1500 --new 32
 
 `rows` is the pair with a copy of the prefix for each branch, `pair` stores it once; `loop` runs two plain forwards a
-step, each with its own cache, as a DeCoRe or CAD loop does. `--compiled` adds the compiled step. The share of the roofline is
+step, each with its own cache, as a DeCoRe or CAD loop does. `--compiled` adds the compiled step. The roofline share is
 the time that a copy of as many bytes as a step must read would take.
 
 All decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
