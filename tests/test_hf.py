@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from faithgen import hf
 from faithgen.heads.capture import AttentionCapture
+from faithgen.hf import attention
 from tests import tiny
 
 FAMILIES = [tiny.llama, tiny.qwen3, tiny.mistral, tiny.gemma3, tiny.gpt2]
@@ -41,7 +42,7 @@ def test_transformers_is_a_version_whose_private_names_are_known():
 def test_the_private_names_are_there():
     assert callable(AttentionInterface.register)
     assert callable(AttentionMaskInterface.register)
-    for base in hf._NAMES.keys() - {"flash_attention_4"}:
+    for base in attention._NAMES.keys() - {"flash_attention_4"}:
         assert base == "eager" or base in ALL_ATTENTION_FUNCTIONS
         assert base in ALL_MASK_ATTENTION_FUNCTIONS
     model = tiny.llama()
@@ -67,9 +68,9 @@ def test_each_family_has_an_eager_attention_beside_it(family):
         ]
 
 
-@pytest.mark.parametrize("base", hf._NAMES)
+@pytest.mark.parametrize("base", attention._NAMES)
 def test_registered_names_do_not_trip_substring_tests(base):
-    assert not any(word in hf._NAMES[base] for word in ("flash", "sdpa", "flex_attention", "eager", "paged|"))
+    assert not any(word in attention._NAMES[base] for word in ("flash", "sdpa", "flex_attention", "eager", "paged|"))
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -134,10 +135,10 @@ def test_attaching_changes_no_logit_and_is_undone(family, base):
     model.set_attn_implementation(base)
     before = logits(model, ids)
     with hf.attached(model, dict.fromkeys(hf.attention_modules(model), pass_through)):
-        assert model.config._attn_implementation == hf._NAMES[base]
+        assert model.config._attn_implementation == attention._NAMES[base]
         assert torch.equal(logits(model, ids), before)
     assert model.config._attn_implementation == base
-    assert not any(hf._attached.get(module) for module in model.modules())
+    assert not any(attention._attached.get(module) for module in model.modules())
 
 
 def test_attaching_is_undone_after_an_exception():
@@ -190,7 +191,7 @@ def test_contexts_nest_with_the_inner_one_first():
         order.clear()
         logits(model, ids)
         assert order == ["outer"]
-        assert model.config._attn_implementation == hf._NAMES["sdpa"]
+        assert model.config._attn_implementation == attention._NAMES["sdpa"]
     assert model.config._attn_implementation == "sdpa"
     order.clear()
     logits(model, ids)
@@ -232,7 +233,7 @@ def test_sliding_layers_and_unknown_implementations_cannot_be_attached():
     model.config._attn_implementation = "sage"
     with pytest.raises(ValueError, match="'sage' cannot be wrapped"), hf.attached(model, {1: pass_through}):
         pass
-    assert not any(hf._attached.get(module) for module in model.modules())
+    assert not any(attention._attached.get(module) for module in model.modules())
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_a_4d_mask_is_accepted_through_sdpa():
     with hf.accepts_4d_mask(model):
         assert model.config._attn_implementation == "sdpa"
     assert model.config._attn_implementation == "flex_attention"
-    for name in ("sdpa", "eager", *(hf._NAMES[base] for base in ("sdpa", "eager"))):
+    for name in ("sdpa", "eager", *(attention._NAMES[base] for base in ("sdpa", "eager"))):
         model.config._attn_implementation = name
         with hf.accepts_4d_mask(model):
             assert model.config._attn_implementation == name

@@ -190,7 +190,8 @@ def test_the_default_model_is_not_installed(run, cache, monkeypatch):
 )
 def test_dtype_on_a_machine_without_cuda(run, converted, monkeypatch, features, dtype, because):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(hf, "cpu_bf16_features", lambda: features)
+    for room in (hf, hf.loading):
+        monkeypatch.setattr(room, "cpu_bf16_features", lambda: features)
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     _, found, err = examine(run)
     assert (found["device"]["auto"], found["device"]["cuda"]) == ("cpu", [])

@@ -239,7 +239,7 @@ def test_layers_without_full_attention_score_nothing(byte_level, instances):
 def test_the_model_is_left_as_it_was(tiny_loaded, instances):
     copying_scores(tiny_loaded, instances[:1], max_new_tokens=2, min_rouge=-1)
     assert tiny_loaded.model.config._attn_implementation == "sdpa"
-    assert not any(hf._attached.get(module) for module in tiny_loaded.model.modules())
+    assert not any(hf.attention._attached.get(module) for module in tiny_loaded.model.modules())
 
 
 # --- detect_heads ----------------------------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ def test_the_model_is_put_back_after_an_exception():
     with pytest.raises(KeyError):
         fail()
     assert model.config._attn_implementation == "sdpa"
-    assert not any(hf._attached.get(module) for module in model.modules())
+    assert not any(hf.attention._attached.get(module) for module in model.modules())
 
 
 def test_two_captures_at_once_read_apart():
