@@ -216,22 +216,25 @@ class PairDecoder:
     def _choose(self, group: _Group) -> tuple[list[StepRow], torch.Tensor]:
         logits, shares = group.branches.logits, group.branches.attention
         faithful = logits[:, 0].float().log_softmax(-1)
-        jsd = unfaithful = None
-        scores = faithful
+        unfaithful, scores = None, faithful
         if self._pair:
             unfaithful = logits[:, 1].float().log_softmax(-1)
-            jsd = jensen_shannon(faithful, unfaithful).tolist()
             scores = combine(faithful, unfaithful, self.contrast)
         tokens = self._sampler(scores, group.questions)
-        logprobs = faithful.gather(-1, tokens[:, None])[:, 0].tolist()
-        share = None if shares is None else shares.sum(-1).tolist()
         details = self._details(group, faithful, unfaithful, tokens) if self.alternatives else [None] * len(logits)
+        found = [tokens.float(), faithful.gather(-1, tokens[:, None])[:, 0]]  # ids are below 2^24: exact
+        if unfaithful is not None:
+            found.append(jensen_shannon(faithful, unfaithful))
+        if shares is not None:
+            found.append(shares.sum(-1))
         rows = []
-        for i, (question, token) in enumerate(zip(group.questions, tokens.tolist(), strict=True)):
+        for question, values, detail in zip(group.questions, torch.stack(found, 1).tolist(), details, strict=True):
+            token, logprob, *signals = values
+            jsd = signals.pop(0) if self._pair else None
+            share = signals.pop(0) if signals else None
             self._made[question] += 1
             finished = token in self.end_tokens or self._made[question] == self.max_new_tokens
-            signals = (None if jsd is None else jsd[i], None if share is None else share[i])
-            rows.append(StepRow(question, token, logprobs[i], *signals, finished, details[i]))
+            rows.append(StepRow(question, int(token), logprob, jsd, share, finished, detail))
         return rows, tokens
 
     def _details(
