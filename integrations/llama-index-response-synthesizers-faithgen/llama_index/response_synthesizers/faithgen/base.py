@@ -127,7 +127,9 @@ class FaithfulSynthesizer(BaseSynthesizer):
         if not text.strip():
             raise FaithgenError("the instruction is empty; say what the model shall do")
         old = self._generator
-        self._generator = FaithfulGenerator(old.loaded, old.scoring_heads, old.copying_heads, instruction=text)
+        self._generator = FaithfulGenerator(
+            old.loaded, old.scoring_heads, old.copying_heads, instruction=text, compiled=old.compiled
+        )
         self._instruction = template
 
     # --- from nodes ---------------------------------------------------------------------------------------------------
