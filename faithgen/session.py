@@ -77,7 +77,8 @@ class Session:
     """Some questions from their documents to their answers; arguments as in [`FaithfulGenerator.generate_each`].
 
     Attributes:
-        questions (`list[Question]`): those whose documents are ranked, in the order of the requests.
+        questions (`dict[int, Question]`):
+            Those whose documents are ranked, by their place among them; of the finished ones the first alone.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class Session:
         hf.check_cache_supported(generator.loaded.model)
         if self.contrast.source == "control":
             generator.builder.control_id(UNFAITHFUL)
-        self.questions: list[Question] = []
+        self._ready = 0
+        self.questions: dict[int, Question] = {}
 
     def steps(self) -> Generator[list[Piece], None, None]:
         """Run the session; yields what each step adds.
@@ -161,8 +163,10 @@ class Session:
                 failed.append(Piece(index, "", error))
                 continue
             text = TextStream(self.generator.loaded.tokenizer, self.stop, self.generator._ends, prepared.explainer)
-            self.questions.append(Question(index, prepared, text))
-            yield self.questions[-1]
+            place = self._ready
+            self._ready += 1
+            self.questions[place] = Question(index, prepared, text)
+            yield self.questions[place]
 
     def _take(self, decoder: PairDecoder, row: StepRow) -> Piece:
         one = self.questions[row.question]
@@ -173,6 +177,8 @@ class Session:
         decoder.finish(row.question)
         one.answer = self._answer(one.prepared, one.text)
         one.answer.timings.update(one.times())
+        if row.question:
+            del self.questions[row.question]
         return Piece(one.index, text + one.text.rest(), one.answer)
 
     def _answer(self, one: Prepared, text: TextStream) -> Answer:

@@ -338,6 +338,9 @@ def force(monkeypatch, wanted):
         def add(self, question, seed):
             pass
 
+        def drop(self, question):
+            pass
+
         def __call__(self, scores, questions):
             return torch.full((len(questions),), next(self.left))
 

@@ -201,6 +201,8 @@ class PairDecoder:
         groups, self._groups = self._groups, []
         for group, (rows, tokens) in zip(groups, chosen, strict=True):
             alive = [i for i, row in enumerate(rows) if not row.finished and row.question not in self._stopped]
+            for question in {row.question for row in rows} - {rows[i].question for i in alive}:
+                self._forget(question)
             if not alive:
                 continue
             if len(alive) < len(rows):
@@ -209,6 +211,11 @@ class PairDecoder:
                 tokens = tokens[alive]
             group.branches.advance(tokens)
             self._groups.append(group)
+
+    def _forget(self, question: int) -> None:
+        self._stopped.discard(question)
+        del self._made[question], self._parts[question]
+        self._sampler.drop(question)
 
     # --- a token each -------------------------------------------------------------------------------------------------
 

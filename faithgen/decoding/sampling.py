@@ -63,6 +63,11 @@ class Sampler:
             seed = self._config.seed if seed is None else seed
             self._streams[question] = torch.Generator(self._device).manual_seed(seed)
 
+    def drop(self, question: int) -> None:
+        """Let go of a question that is finished."""
+        if not self.greedy:
+            del self._streams[question]
+
     def __call__(self, scores: torch.Tensor, questions: list[int]) -> torch.Tensor:
         """Tokens `[B]` for scores `[B, V]`; `questions` says which question each row belongs to."""
         if self.greedy:

@@ -113,6 +113,26 @@ def test_samples_depend_on_their_seed_only():
     assert found[0] == found[1] == found[2]
 
 
+def test_nothing_is_kept_of_finished_questions():
+    """However many come."""
+    decoder = PairDecoder(
+        MODEL,
+        prompts("tree"),
+        ContrastConfig(alpha=0.3),
+        SamplingConfig(temperature=1.0),
+        slots=2,
+        max_new_tokens=6,
+        end_tokens=range(5, 60),
+    )
+    for rows in decoder:
+        assert len(rows) <= 2
+        assert decoder._made.keys() == decoder._parts.keys() == decoder._sampler._streams.keys()
+        assert len(decoder._made) == len(rows)
+        decoder.finish(rows[0].question)
+    assert decoder._made == decoder._parts == decoder._sampler._streams == {}
+    assert decoder._stopped == set()
+
+
 def test_mixed_prompts_are_refused_whenever_they_come():
     mixed = [*prompts("tree")[:1], *prompts("plain")[:1]]
     with pytest.raises(ValueError, match="either all prompts"):
