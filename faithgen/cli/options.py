@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,18 +66,35 @@ def load(
     model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str
 ) -> tuple[LoadedModel, HeadSet, HeadSet]:
     """Load `--model` and its scoring and copying heads, with progress where heads must be detected first."""
+    from faithgen.heads.resolve import resolve_heads
+
+    loaded, (scoring, copying) = _load(model, heads, dtype, device, resolve_heads)
+    if random_heads is not None:
+        scoring, copying = scoring.random_like(random_heads), copying.random_like(random_heads)
+    return loaded, scoring, copying
+
+
+def load_scoring(
+    model: str | None, heads: list[str] | None, random_heads: int | None, dtype: str, device: str
+) -> tuple[LoadedModel, HeadSet]:
+    """As `load`, for the heads that rank alone: no others are detected."""
+    from faithgen.heads.resolve import resolve_scoring_heads
+
+    loaded, scoring = _load(model, heads, dtype, device, resolve_scoring_heads)
+    return loaded, scoring if random_heads is None else scoring.random_like(random_heads)
+
+
+def _load(
+    model: str | None, heads: list[str] | None, dtype: str, device: str, resolve: Callable[..., Any]
+) -> tuple[LoadedModel, Any]:
     paths = [entry for entry in heads or [] if entry != "auto"]
     for entry in paths:
         if not Path(entry).is_file():
             raise FaithgenError(f"head set {entry!r} does not exist; make one with: faithgen heads detect")
     from faithgen.heads.head_set import HeadSet
-    from faithgen.heads.resolve import resolve_heads
     from faithgen.models import load_model
 
     sets = [HeadSet.load(entry) for entry in paths]
     loaded = load_model(model, dtype=dtype, device=device)
     with progress_bar(f"detecting heads of {loaded.model_id}, once") as report:
-        scoring, copying = resolve_heads(loaded, sets, progress=lambda _, done, total: report(done, total))
-    if random_heads is not None:
-        scoring, copying = scoring.random_like(random_heads), copying.random_like(random_heads)
-    return loaded, scoring, copying
+        return loaded, resolve(loaded, sets, progress=lambda _, done, total: report(done, total))

@@ -40,7 +40,7 @@ def rank(
     from faithgen.filtering.coarse import FilterConfig
     from faithgen.filtering.reranker import HeadReranker
 
-    loaded, scoring, _ = options.load(model, heads, random_heads, dtype, device)
+    loaded, scoring = options.load_scoring(model, heads, random_heads, dtype, device)
     asked = {"calibrate": calibrate, "refine": refine}
     config = FilterConfig(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     ranking = HeadReranker(loaded, scoring, config).score_in_full(question, read)

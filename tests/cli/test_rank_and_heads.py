@@ -18,6 +18,20 @@ def test_rank_prints_best_first(run, model_options, documents):
     assert rows[2]["title"] not in out
 
 
+def test_rank_detects_no_heads_that_it_does_not_use(run, model_options, documents, tiny_folder, monkeypatch):
+    from faithgen.heads import resolve
+
+    sets, asked = [HeadSet.load(option) for option in model_options if str(option).endswith(".json")], []
+
+    def automatic(loaded, method, *arguments):
+        asked.append(method)
+        return next(one for one in sets if one.method == method)
+
+    monkeypatch.setattr(resolve, "_automatic", automatic)
+    assert run("rank", "What was lit?", "-d", documents, "--model", tiny_folder, "--dtype", "float32")[0] == 0
+    assert asked == [resolve.SCORING]
+
+
 def test_rank_draws_the_scores_that_it_prints(run, model_options, documents, tmp_path):
     plot = tmp_path / "rank.png"
     asked = ["rank", "What was lit?", "-d", documents, "--format", "json", *model_options]
