@@ -55,6 +55,13 @@ class LoadedModel:
     revision: str
     lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which take a lock of their own."""
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=threading.RLock())
+
     @property
     def chat_template(self) -> str | None:
         return self.tokenizer.chat_template

@@ -125,6 +125,9 @@ def say(monkeypatch):
             def add(self, question, seed):
                 pass
 
+            def drop(self, question):
+                pass
+
             def __call__(self, scores, questions):
                 return torch.full((len(questions),), next(self.left))
 

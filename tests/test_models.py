@@ -1,10 +1,12 @@
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import textwrap
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -404,3 +406,12 @@ def test_the_default_is_the_packaged_model_converted_once():
     assert load_model("default").revision == loaded.revision
     assert converted_gguf(packaged_model()) == folder
     assert (folder / models._MANIFEST).stat().st_mtime_ns == made
+
+
+def test_a_copy_has_a_lock_of_its_own(tiny_loaded):
+    """Copies of a model are at work side by side, also in other processes."""
+    for other in (deepcopy(tiny_loaded), pickle.loads(pickle.dumps(tiny_loaded))):
+        assert other.model_id == tiny_loaded.model_id
+        assert other.lock is not tiny_loaded.lock
+        with other.lock, tiny_loaded.lock:
+            assert torch.equal(next(other.model.parameters()), next(tiny_loaded.model.parameters()))

@@ -246,6 +246,7 @@ def test_only_control_methods_put_a_control_token_into_the_prompt(trained, monke
     original = generator_module.PairDecoder
 
     def decoder(model, prompts, *arguments, **options):
+        prompts = list(prompts)
         seen.append(prompts[0])
         return original(model, prompts, *arguments, **options)
 
