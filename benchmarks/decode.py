@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--alpha", type=float, default=0.2)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--ways", nargs="+", help="Some of the ways only, beside plain; by default all.")
     parser.add_argument("--compiled", action="store_true", help="Time the compiled step, too.")
     options = parser.parse_args()
     loaded = load_model(options.model, dtype=options.dtype)
@@ -94,33 +95,34 @@ def main() -> None:
             tasks[f"pair compiled {label}"] = lambda count=count: ours("pair compiled", True, count, compiled=True)
         tasks[f"pair with context share {label}"] = lambda count=count: ours("watched", True, count, watched)
         tasks[f"guidance {label}"] = lambda count=count: guidance(count)
+    if options.ways:
+        tasks = {name: task for name, task in tasks.items() if name.rsplit(" ", 1)[0] in {"plain", *options.ways}}
     times = interleaved(tasks, options.repeats)
     step = {
         name: (times[f"{name} long"] - times[f"{name} short"]) / options.new
         for name in dict.fromkeys(task.rsplit(" ", 1)[0] for task in tasks)
     }
     whole = {name: times[f"{name} long"] for name in step}
-    same = outputs["pair"] == outputs["guidance"]
     print(f"{loaded.model_id}, {options.tokens} prompt tokens, {options.new} new, medians of {options.repeats}")
     least = step_bytes(model, options.tokens) / copy_bandwidth(model.device)
     for name in step:
         line = f"| {name:24} | {1000 * step[name]:7.1f} ms a token | {step[name] / step['plain']:.2f} x plain |"
         print(line + f" {least / step[name]:.2f} of the roofline of one row |")
-    speedup = step["guidance"] / step["pair"]
-    print(
-        f"pair / guidance_scale: {speedup:.2f} x its tokens/s ({whole['guidance'] / whole['pair']:.2f} x with prefill)"
-    )
-    print(f"pair and guidance_scale give the same {len(outputs['pair'])} tokens: {same}")
-    figures = {
+    figures: dict = {
         "ms_per_token": {name: 1000 * value for name, value in step.items()},
-        "pair_over_plain": step["pair"] / step["plain"],
-        "watched_over_plain": step["pair with context share"] / step["plain"],
-        "pair_speedup_over_guidance": speedup,
-        "pair_speedup_over_guidance_with_prefill": whole["guidance"] / whole["pair"],
-        "same_tokens": same,
+        "over_plain": {name: value / step["plain"] for name, value in step.items()},
         "roofline": {name: least / value for name, value in step.items()},
-        "same_tokens_as": {name: tokens == outputs["pair"] for name, tokens in outputs.items()},
     }
+    if "pair" in step and "guidance" in step:
+        speedup, ahead = step["guidance"] / step["pair"], whole["guidance"] / whole["pair"]
+        figures |= {"pair_speedup_over_guidance": speedup, "pair_speedup_over_guidance_with_prefill": ahead}
+        print(f"pair / guidance_scale: {speedup:.2f} x its tokens/s ({ahead:.2f} x with prefill)")
+    if "pair" in outputs:
+        same = {name: tokens == outputs["pair"] for name, tokens in outputs.items() if not name.startswith("plain")}
+        figures["same_tokens_as_pair"] = same
+        print(
+            f"the {len(outputs['pair'])} tokens of the pair are also those of: {[name for name in same if same[name]]}"
+        )
     setting = {"tokens": options.tokens, "new": options.new, "dtype": str(model.dtype)}
     report("decode", {"model": loaded.model_id, **setting, **figures})
 
