@@ -1,12 +1,13 @@
 """What the tests of the LlamaIndex packages share: documents in a real index, a local embedding, the two models."""
 
+import functools
 import random
-import weakref
 
 import pytest
 
 from tests import tiny
 from tests.conftest import byte_level, default_generator, pytest_collection_modifyitems
+from tests.doubles import force, watch_decoders
 
 __all__ = ["byte_level", "default_generator", "pytest_collection_modifyitems"]
 
@@ -113,27 +114,7 @@ def tiny_generator(byte_level):
 @pytest.fixture
 def say(monkeypatch):
     """Makes models say the tokens given."""
-    import torch
-
-    from faithgen.decoding import engine
-
-    def force(tokens):
-        class Forced:
-            def __init__(self, *_):
-                self.left = iter(tokens)
-
-            def add(self, question, seed):
-                pass
-
-            def drop(self, question):
-                pass
-
-            def __call__(self, scores, questions):
-                return torch.full((len(questions),), next(self.left))
-
-        monkeypatch.setattr(engine, "Sampler", Forced)
-
-    return force
+    return functools.partial(force, monkeypatch)
 
 
 @pytest.fixture
@@ -142,29 +123,22 @@ def decoding(tiny_generator, say, monkeypatch):
 
     `steps` counts forwards after the prefill, `alive()` the decoders and caches that still take memory.
     """
-    from faithgen import generator as module
-
     say(tiny_generator.loaded.tokenizer(" The lighthouse" * 20, add_special_tokens=False)["input_ids"])
+    return watch_decoders(monkeypatch)
 
-    class Watched(module.PairDecoder):
-        references, steps = [], 0
 
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.references.append(weakref.ref(self))
+@pytest.fixture
+def events(monkeypatch):
+    """What LlamaIndex's instrumentation is told."""
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
-        def _read(self, prompt):
-            branches = super()._read(prompt)
-            self.references.append(weakref.ref(branches.cache.layers[0]))
-            return branches
+    seen = []
 
-        def _advance(self, chosen):
-            type(self).steps += any(not row.finished for rows, _ in chosen for row in rows)
-            return super()._advance(chosen)
+    class Handler(BaseEventHandler):
+        def handle(self, event, **kwargs):
+            seen.append(event)
 
-        @classmethod
-        def alive(cls):
-            return sum(reference() is not None for reference in cls.references)
-
-    monkeypatch.setattr(module, "PairDecoder", Watched)
-    return Watched
+    root = get_dispatcher()
+    monkeypatch.setattr(root, "event_handlers", [*root.event_handlers, Handler()])
+    return seen

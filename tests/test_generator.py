@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -21,6 +20,7 @@ from faithgen.decoding.sampling import SamplingConfig
 from faithgen.models import LoadedModel
 from faithgen.prompting import FAITHFUL, UNFAITHFUL
 from tests import tiny
+from tests.doubles import force, watch_decoders
 
 QUESTION = "who was the keeper?"
 TEXTS = [text[:70] for text in tiny.CORPUS[:5]]
@@ -206,25 +206,7 @@ def test_a_stream_says_early_what_became_of_the_documents(generator, monkeypatch
 def decoders(generator, monkeypatch):
     """Weak references to the decoders at work, and the number of their steps; they say something with each step."""
     force(monkeypatch, generator.loaded.tokenizer("The lighthouse", add_special_tokens=False)["input_ids"] * 8)
-
-    class Watched(generator_module.PairDecoder):
-        found, steps = [], 0
-
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.found.append(weakref.ref(self))
-
-        def _read(self, prompt):
-            branches = super()._read(prompt)
-            self.found.append(weakref.ref(branches.cache.layers[0]))
-            return branches
-
-        def _advance(self, chosen):
-            type(self).steps += any(not row.finished for rows, _ in chosen for row in rows)
-            return super()._advance(chosen)
-
-    monkeypatch.setattr(generator_module, "PairDecoder", Watched)
-    return Watched
+    return watch_decoders(monkeypatch)
 
 
 @pytest.mark.parametrize("end", ["close", "drop", "read"])
@@ -325,26 +307,6 @@ def test_no_half_characters_are_streamed(generator, monkeypatch):
     assert {"語", "学", "🦊"} <= {character for token in stream.answer.tokens for character in token.text}
     cut_off = generator.generate(QUESTION, TEXTS, max_new_tokens=2)
     assert cut_off.text in ("n\ufffd", "né")
-
-
-def force(monkeypatch, wanted):
-    """Make the engine choose these tokens."""
-    from faithgen.decoding import engine
-
-    class Forced:
-        def __init__(self, *_):
-            self.left = iter(wanted)
-
-        def add(self, question, seed):
-            pass
-
-        def drop(self, question):
-            pass
-
-        def __call__(self, scores, questions):
-            return torch.full((len(questions),), next(self.left))
-
-    monkeypatch.setattr(engine, "Sampler", Forced)
 
 
 # --- stop strings -----------------------------------------------------------------------------------------------------

@@ -154,11 +154,6 @@ class Branches(ABC):
         self.padded = not bool(seen.all())
         self.kind: type[Branches] = type(self)
 
-    @classmethod
-    @abstractmethod
-    def read(cls, through: BranchModel, prompt: PairPrompt) -> Self:
-        """Run the prompts of one question through the model."""
-
     @abstractmethod
     def advance(self, tokens: torch.Tensor) -> None:
         """Feed a token `[B]` to the branches of each question."""
@@ -212,6 +207,7 @@ class RowBranches(Branches):
 
     @classmethod
     def read(cls, through: BranchModel, prompt: PairPrompt) -> RowBranches:
+        """Run the prompts of one question through the model, what they share once."""
         cache = prompt.prefix if prompt.prefix is not None else hf.new_cache()
         done = cache.get_seq_length()
         if prompt.unfaithful is None:

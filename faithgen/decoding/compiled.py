@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from faithgen import hf
-from faithgen.decoding.branches import Branches, BranchModel, PairPrompt
+from faithgen.decoding.branches import Branches
 from faithgen.heads.head_set import by_layer
 
 if TYPE_CHECKING:
@@ -114,14 +114,21 @@ def step(model: Any, table: Table, ids: torch.Tensor) -> torch.Tensor:
     return output.logits
 
 
-class CompiledBranches(Branches):
-    """The branches of the questions in a fixed number of slots; made of branches that were read dynamically.
+class CompiledBranches:
+    """The branches of the questions in a fixed number of slots; made of [`Branches`] that were read, with their interface.
 
     Args:
         first ([`Branches`]): the branches of the first questions.
         slots (`int`): most questions at a time.
         room (`int`): tokens that a question may get.
+
+    Attributes:
+        logits (`torch.Tensor` of shape `[B, branches, V]`), attention (`torch.Tensor` of shape `[B, P]`, *optional*):
+            Of the live questions, as in [`Branches`].
     """
+
+    logits: torch.Tensor
+    attention: torch.Tensor | None
 
     def __init__(self, first: Branches, slots: int, room: int):
         self.through, self.rows_a_question = first.through, first.rows_a_question
@@ -132,10 +139,6 @@ class CompiledBranches(Branches):
         self.table = self._take_table(first.cache, first.seen.shape[-1])
         self.column = 0
         self.admit(first)
-
-    @classmethod
-    def read(cls, through: BranchModel, prompt: PairPrompt) -> CompiledBranches:
-        raise NotImplementedError("branches are read by rows or trees")
 
     # --- questions come and go ----------------------------------------------------------------------------------------
 
@@ -164,6 +167,7 @@ class CompiledBranches(Branches):
         self.live += free
 
     def select(self, questions: Sequence[int]) -> None:
+        """Keep some questions; the slots of the others are free."""
         chosen = torch.tensor(list(questions), device=self.logits.device, dtype=torch.long)
         self.live = [self.live[i] for i in questions]
         self.logits = self.logits[chosen]
@@ -189,6 +193,7 @@ class CompiledBranches(Branches):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def advance(self, tokens: torch.Tensor) -> None:
+        """Feed a token `[B]` to the branches of each question."""
         slots = torch.tensor(self.live, device=tokens.device)
         fed = tokens.new_zeros(self.slots).index_copy(0, slots, tokens)
         ids = fed[:, None].expand(-1, self.rows_a_question).reshape(-1, 1).expand(-1, self.queries).contiguous()

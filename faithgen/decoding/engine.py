@@ -172,17 +172,19 @@ class PairDecoder:
         return [self._one(several) for several in kinds.values()]
 
     def _one(self, several: list[_Group]) -> _Group:
-        first, *others = several
+        """One group of several of a kind; compiled branches, if there are any, come first and take the others in."""
         questions = [question for group in several for question in group.questions]
-        kind = first.branches.kind
-        if not self.compiled:
-            return _Group(kind.join([group.branches for group in several]), questions)
-        if isinstance(first.branches, CompiledBranches):
-            if others:
-                first.branches.admit(kind.join([group.branches for group in others]))
-            return _Group(first.branches, questions)
-        joined = kind.join([group.branches for group in several])
-        return _Group(CompiledBranches(joined, self.slots or len(questions), self.max_new_tokens), questions)
+        running = several[0].branches
+        dynamic = [group.branches for group in several if isinstance(group.branches, Branches)]
+        joined = running.kind.join(dynamic) if dynamic else None
+        if isinstance(running, CompiledBranches):
+            if joined is not None:
+                running.admit(joined)
+            return _Group(running, questions)
+        assert joined is not None
+        if self.compiled:
+            return _Group(CompiledBranches(joined, self.slots or len(questions), self.max_new_tokens), questions)
+        return _Group(joined, questions)
 
     def _read(self, prompt: PairPrompt) -> Branches:
         pair = prompt.unfaithful is not None
@@ -263,7 +265,7 @@ class PairDecoder:
 class _Group:
     """Questions whose branches go through the model together."""
 
-    branches: Branches
+    branches: Branches | CompiledBranches
     questions: list[int]
 
 

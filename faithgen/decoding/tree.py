@@ -36,6 +36,7 @@ class TreeBranches(Branches):
 
     @classmethod
     def read(cls, through: BranchModel, prompt: PairPrompt) -> TreeBranches:
+        """Run the prompts of one question, for which [`can_branch`] holds, through the model."""
         assert prompt.unfaithful is not None
         shared = common_prefix(prompt.faithful, prompt.unfaithful)
         cache = prompt.prefix if prompt.prefix is not None else hf.new_cache()

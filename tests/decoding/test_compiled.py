@@ -8,10 +8,10 @@ import torch
 from faithgen.decoding import compiled as compiled_module
 from faithgen.decoding.compiled import CompiledBranches
 from faithgen.decoding.contrast import ContrastConfig
-from faithgen.decoding.engine import PairDecoder, PairPrompt
+from faithgen.decoding.engine import PairDecoder
 from tests import tiny
+from tests.decoding.pairs import prompts
 
-LENGTHS = (24, 60, 33, 24, 90, 41, 17)
 OPTIONS = {"end_tokens": range(5, 30), "masked_heads": [(1, 0), (3, 3)], "watched_heads": [(1, 2), (3, 1), (3, 4)]}
 
 
@@ -31,19 +31,6 @@ def graphs(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda f, mode=None, **options: original(f, backend=backend, **options))
     compiled_module._free.clear()
-    return made
-
-
-def prompt_ids(length, seed):
-    return torch.randint(5, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def prompts(kind, lengths=LENGTHS):
-    made = []
-    for seed, length in enumerate(lengths):
-        ids = prompt_ids(length, seed)
-        other = {"tree": ids, "rows": ids[:3] + ids[-8:], "plain": None}[kind]
-        made.append(PairPrompt(ids, other, documents=[(2, 9), (11, 13)]))
     return made
 
 

@@ -11,6 +11,7 @@ from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.decoding.sampling import SamplingConfig
 from faithgen.heads.ablation import mask_heads
 from tests import tiny
+from tests.decoding.pairs import control_pair, prompt_ids
 
 SHARP = {"initializer_range": 0.1}  # attention that matters, and no near ties between tokens
 HEADS = [(1, 0), (1, 3), (3, 3), (3, 6), (1, 7), (3, 1)]
@@ -32,18 +33,6 @@ def model(request):
 @pytest.fixture(scope="module")
 def llama():
     return make("llama")
-
-
-def prompt_ids(length, seed=0):
-    return torch.randint(5, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def control_pair(length, seed=0, tail=4):
-    """Two prompts that differ in one token near the end."""
-    faithful = prompt_ids(length, seed)
-    unfaithful = list(faithful)
-    unfaithful[-tail] = (faithful[-tail] + 7) % 500 + 5
-    return PairPrompt(faithful, unfaithful)
 
 
 def context_pair(length, seed=0):

@@ -1,28 +1,14 @@
 """Questions take turns in a few slots: each gets the tokens it gets alone."""
 
 import pytest
-import torch
 
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.decoding.sampling import SamplingConfig
 from tests import tiny
+from tests.decoding.pairs import LENGTHS, prompt_ids, prompts
 
 MODEL = tiny.llama(initializer_range=0.1)  # no near ties between tokens
-LENGTHS = (24, 60, 33, 24, 90, 41, 17)
-
-
-def prompt_ids(length, seed):
-    return torch.randint(5, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def prompts(kind, **values):
-    made = []
-    for seed, length in enumerate(LENGTHS):
-        ids = prompt_ids(length, seed)
-        other = {"tree": ids, "rows": ids[:3] + ids[-8:], "plain": None}[kind]
-        made.append(PairPrompt(ids, other, documents=[(2, 9), (11, 13)], **values))
-    return made
 
 
 def run(source, slots, n=20, **options):

@@ -11,6 +11,8 @@ from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder
 from faithgen.decoding.tree import TreeBranches, can_branch
 from tests import tiny
+from tests.decoding import pairs
+from tests.decoding.pairs import prompt_ids
 
 SHARP = {"initializer_range": 0.1}  # attention that matters, and no near ties between tokens
 HEADS = [(1, 0), (1, 3), (3, 3), (3, 6), (1, 7), (3, 1)]
@@ -23,15 +25,8 @@ def make(family, attention="sdpa"):
     return model
 
 
-def prompt_ids(length, seed=0):
-    return torch.randint(5, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
 def control_pair(length, seed=0, tail=4):
-    faithful = prompt_ids(length, seed)
-    unfaithful = list(faithful)
-    unfaithful[-tail] = (faithful[-tail] + 7) % 500 + 5
-    return PairPrompt(faithful, unfaithful, documents=[(2, 9), (12, length - 8)])
+    return pairs.control_pair(length, seed, tail, documents=[(2, 9), (12, length - 8)])
 
 
 def masked_pair(length, seed=0):

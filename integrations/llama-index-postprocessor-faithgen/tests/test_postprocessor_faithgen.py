@@ -9,8 +9,6 @@ pytest.importorskip("llama_index.core", reason="pip install 'faithgen[llama-inde
 
 from llama_index.core import QueryBundle
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -184,20 +182,6 @@ def test_eight_threads_get_the_ranking_of_one(tiny_generator, retrieved):
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def events(monkeypatch):
-    """What LlamaIndex's instrumentation is told."""
-    seen = []
-
-    class Handler(BaseEventHandler):
-        def handle(self, event, **kwargs):
-            seen.append(event)
-
-    root = get_dispatcher()
-    monkeypatch.setattr(root, "event_handlers", [*root.event_handlers, Handler()])
-    return seen
 
 
 def test_rerank_events(tiny_reranker, retrieved, events):

@@ -221,7 +221,7 @@ def test_cancelling_while_nodes_are_ranked_spares_the_prefill(tiny_generator, re
             await task
         go_on.set()
         await synthesizer.asynthesize(QUESTIONS[1], retrieved)  # after the first, in the same thread
-        assert len(decoding.references) == 2  # its own decoder, keys and values
+        assert len(decoding.found) == 2  # its own decoder, keys and values
 
     run(ask())
 
@@ -232,7 +232,7 @@ def test_a_task_cancelled_in_the_queue_never_starts(tiny_generator, retrieved, d
     async def ask():
         first = asyncio.create_task(synthesizer.asynthesize(QUESTIONS[0], retrieved))
         await until(held.inside.is_set)
-        started = len(decoding.references)
+        started = len(decoding.found)
         second = asyncio.create_task(synthesizer.asynthesize(QUESTIONS[1], retrieved))
         await asyncio.sleep(0.02)
         second.cancel()
@@ -241,7 +241,7 @@ def test_a_task_cancelled_in_the_queue_never_starts(tiny_generator, retrieved, d
         held.go_on.set()
         response = await first
         assert len(response.metadata["faithgen"]["tokens"]) == 4
-        assert len(decoding.references) == started
+        assert len(decoding.found) == started
 
     run(ask())
 

@@ -11,8 +11,6 @@ pytest.importorskip("llama_index.core", reason="pip install 'faithgen[llama-inde
 import llama_index.response_synthesizers
 from llama_index.core import QueryBundle
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -348,20 +346,6 @@ def test_prompts_that_cannot_be_used_change_nothing(tiny_generator, prompts, mes
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def events(monkeypatch):
-    """What LlamaIndex's instrumentation is told."""
-    seen = []
-
-    class Handler(BaseEventHandler):
-        def handle(self, event, **kwargs):
-            seen.append(event)
-
-    root = get_dispatcher()
-    monkeypatch.setattr(root, "event_handlers", [*root.event_handlers, Handler()])
-    return seen
 
 
 @pytest.mark.parametrize("streaming", [False, True])
