@@ -6,20 +6,37 @@
 step, each with its own cache, as a DeCoRe or CAD loop does. `--compiled` adds the compiled step. The roofline share is
 the time that a copy of as many bytes as a step must read would take.
 
-All decode the same prompt greedily in one run, in turns. Per-token time is the difference of a long and a short run,
-so the prefill does not count. Pair decoding and `guidance_scale` must agree in float32; in bfloat16 rounding may part
-them at a near tie. `guidance_scale` runs as transformers ships it: our packed weights serve in our own steps only.
+All decode the same prompt greedily in one run, in turns. A step is what lies between two tokens; the median of a run's steps
+leaves the prefill out. Pair decoding and `guidance_scale` must agree in float32; in bfloat16 rounding may part them at a
+near tie. `guidance_scale` runs as transformers ships it: our packed weights serve in our own steps only.
 """
 
 import argparse
+import itertools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from common import copy_bandwidth, interleaved, report, step_bytes
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from faithgen import ContrastConfig, hf
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
+
+
+class Clock(LogitsProcessor):
+    """Changes nothing; notes when each token's logits are there."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.stamps.append(time.perf_counter())
+        return scores
 
 
 def main() -> None:
@@ -42,36 +59,51 @@ def main() -> None:
     contrast = ContrastConfig(source="control", alpha=options.alpha)
     outputs: dict[str, list[int]] = {}
 
-    def ours(name: str, pair: bool, count: int, watch=(), **how) -> None:
+    steps: dict[str, list[float]] = defaultdict(list)  # the median step of each run, in seconds
+
+    def timed(name: str, tokens: Iterable[int]) -> None:
+        chosen, stamps = [], []
+        for token in tokens:
+            chosen.append(token)
+            stamps.append(time.perf_counter())
+        outputs[name] = chosen
+        steps[name].append(statistics.median(after - before for before, after in itertools.pairwise(stamps[1:])))
+
+    def ours(name: str, pair: bool, watch=(), **how) -> None:
         decoder = PairDecoder(
             model,
             [PairPrompt(faithful, unfaithful if pair else None, documents=[(0, options.tokens)])],
             contrast,
-            max_new_tokens=count,
+            max_new_tokens=options.new,
             end_tokens=[],
             watched_heads=watch,
             **how,
         )
-        outputs[name] = [rows[0].token for rows in decoder]
+        timed(name, (rows[0].token for rows in decoder))
 
-    def guidance(count: int) -> None:
+    def guidance() -> None:
         ids = torch.tensor([faithful], device=model.device)
+        clock = Clock()
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             negative_prompt_ids=torch.tensor([unfaithful], device=model.device),
             guidance_scale=1 + options.alpha,
-            max_new_tokens=count,
-            min_new_tokens=count,
+            logits_processor=LogitsProcessorList([clock]),
+            max_new_tokens=options.new,
+            min_new_tokens=options.new,
             do_sample=False,
         )
         outputs["guidance"] = out[0, len(faithful) :].tolist()
+        steps["guidance"].append(
+            statistics.median(after - before for before, after in itertools.pairwise(clock.stamps[1:]))
+        )
 
     @torch.inference_mode()
-    def loop(count: int) -> None:
+    def loop() -> Iterator[int]:
         """The formula, with two forwards a step."""
-        caches, rows, chosen = [hf.new_cache(), hf.new_cache()], [faithful, unfaithful], []
-        for _ in range(count):
+        caches, rows = [hf.new_cache(), hf.new_cache()], [faithful, unfaithful]
+        for _ in range(options.new):
             logits = [
                 model(
                     input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, logits_to_keep=1
@@ -79,30 +111,25 @@ def main() -> None:
                 for ids, cache in zip(rows, caches, strict=True)
             ]
             first, second = (one[0, -1].float().log_softmax(-1) for one in logits)
-            chosen.append(int((first + options.alpha * (first - second)).argmax()))
-            rows = [chosen[-1:], chosen[-1:]]
-        outputs["loop"] = chosen
+            token = int((first + options.alpha * (first - second)).argmax())
+            yield token
+            rows = [[token], [token]]
 
-    few = 2
-    tasks = {}
-    for label, count in (("short", few), ("long", few + options.new)):
-        tasks[f"plain {label}"] = lambda count=count: ours("plain", False, count)
-        tasks[f"pair {label}"] = lambda count=count: ours("pair", True, count)
-        tasks[f"rows {label}"] = lambda count=count: ours("rows", True, count, branches="rows")
-        tasks[f"loop {label}"] = lambda count=count: loop(count)
-        if options.compiled:
-            tasks[f"plain compiled {label}"] = lambda count=count: ours("plain compiled", False, count, compiled=True)
-            tasks[f"pair compiled {label}"] = lambda count=count: ours("pair compiled", True, count, compiled=True)
-        tasks[f"pair with context share {label}"] = lambda count=count: ours("watched", True, count, watched)
-        tasks[f"guidance {label}"] = lambda count=count: guidance(count)
-    if options.ways:
-        tasks = {name: task for name, task in tasks.items() if name.rsplit(" ", 1)[0] in {"plain", *options.ways}}
-    times = interleaved(tasks, options.repeats)
-    step = {
-        name: (times[f"{name} long"] - times[f"{name} short"]) / options.new
-        for name in dict.fromkeys(task.rsplit(" ", 1)[0] for task in tasks)
+    tasks: dict[str, Callable[[], None]] = {
+        "plain": lambda: ours("plain", False),
+        "pair": lambda: ours("pair", True),
+        "rows": lambda: ours("rows", True, branches="rows"),
+        "loop": lambda: timed("loop", loop()),
+        "pair with context share": lambda: ours("pair with context share", True, watched),
+        "guidance": guidance,
     }
-    whole = {name: times[f"{name} long"] for name in step}
+    if options.compiled:
+        tasks["plain compiled"] = lambda: ours("plain compiled", False, compiled=True)
+        tasks["pair compiled"] = lambda: ours("pair compiled", True, compiled=True)
+    if options.ways:
+        tasks = {name: task for name, task in tasks.items() if name in {"plain", *options.ways}}
+    whole = interleaved(tasks, options.repeats)
+    step = {name: statistics.median(values[1:]) for name, values in steps.items()}  # the first run warms up
     print(f"{loaded.model_id}, {options.tokens} prompt tokens, {options.new} new, medians of {options.repeats}")
     least = step_bytes(model, options.tokens) / copy_bandwidth(model.device)
     for name in step:

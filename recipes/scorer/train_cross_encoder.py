@@ -70,11 +70,12 @@ def pairs(claims: list[LabelledClaim], tokenizer: Any, max_length: int) -> dict[
 
 def train(options: argparse.Namespace, columns: dict[str, list[Any]], model: Any) -> dict[str, Any]:
     """Train in place; figures of the training."""
+    import torch
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-    from faithgen.models import default_device
+    from faithgen.models import default_device, resolve_dtype
 
     data = Dataset.from_dict(columns).shuffle(seed=options.seed)
     steps = max(1, round(len(data) / options.batch_size * options.epochs))
@@ -88,7 +89,7 @@ def train(options: argparse.Namespace, columns: dict[str, list[Any]], model: Any
             weight_decay=0.01,
             seed=options.seed,
             data_seed=options.seed,
-            bf16=default_device() == "cuda",
+            bf16=resolve_dtype("auto", default_device()) == torch.bfloat16,
             use_cpu=default_device() == "cpu",
             save_strategy="no",
             report_to="none",
