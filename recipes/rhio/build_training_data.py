@@ -5,7 +5,8 @@
 Reads `train_grounded_qa/train.jsonl` (training splits of QED, PubMedQA, 2WikiMultihopQA, HotpotQA, MuSiQue) and writes
 `train.jsonl` (`{id, question, documents, answer}` and, for whole sentences, `instruction`). A question over one passage
 gets the nearest other passages (BM25) that do not hold the answer; one over several gets those that support it and one
-more. Questions that an evaluation set asks are left out. The rows are not ours to commit; what is trained on them is.
+more. Questions that an evaluation set asks are left out, and so are passages that answer one there. The rows are not ours
+to commit; what is trained on them is.
 """
 
 import argparse
@@ -27,14 +28,20 @@ EVALUATED = (
     "clapnq/dev_answerable.jsonl",
     "clapnq/dev_unanswerable.jsonl",
     "quotesum/dev.jsonl",
+    "asqa/dev.jsonl",
+    "qed_nq/dev.jsonl",
+    "rgb_en_fact/en_fact.jsonl",
+    "tristate/llama3_8b_instruct.jsonl",
+    "ramdocs/test.jsonl",
     "eli5_webgpt/qa.jsonl",
     "expertqa/val_test_with_evidence.jsonl",
     "hotpotqa/dev.jsonl",
     "musique/dev.jsonl",
     "2wikimultihopqa/dev.jsonl",
 )
-MOST = {"pubmedqa": 300, "2wiki": 150}
-"""Rows of a source at most: PubMedQA's conclusions sum up more than its passages say, 2Wiki's questions follow templates."""
+PARTS = {"pubmedqa": 0.15, "2wiki": 0.075, "hotpotqa": 0.05, "musique": 0.05}
+"""Most of the rows that a source gives; QED gives the rest. PubMedQA's conclusions sum up more than its passages say,
+2Wiki's questions follow templates, there are a hundred each of the last two."""
 _WORDS = re.compile(r"\w+")
 _JOIN = TreebankWordDetokenizer()
 
@@ -55,22 +62,27 @@ def spoken(text: str) -> str:
     return re.sub(r"\s+('s|n't|'re|'ll|'ve|'d|'m)\b", r"\1", text).strip()
 
 
-def asked_in_evaluation(shared: Path) -> set[str]:
-    """Questions of the evaluation sets that are at hand, normalised."""
-    found = set()
+def seen_in_evaluation(shared: Path) -> tuple[set[str], set[str]]:
+    """Questions of the evaluation sets at hand, and the passages that answer those of `nq_mdqa_bm25`, normalised."""
+    questions, passages = set(), set()
     for name in EVALUATED:
-        if (shared / name).is_file():
-            for row in read(shared / name):
-                text = next((row[key] for key in ("question", "input", "query") if isinstance(row.get(key), str)), "")
-                found.add(normalised(text))
-    return found
+        for row in read(shared / name) if (shared / name).is_file() else []:
+            text = next((row[key] for key in ("question", "input", "query") if isinstance(row.get(key), str)), "")
+            if not text:
+                raise SystemExit(
+                    f"{shared / name} has a row without a question; its rows cannot be kept out of training"
+                )
+            questions.add(normalised(text))
+            passages |= {normalised(one["text"]) for one in row.get("ctxs", []) if one.get("isgold")}
+    return questions, passages
 
 
 class Passages:
-    """The nearest passages that hold none of the answers."""
+    """The nearest passages that hold none of the answers, of those that answer no question of an evaluation set."""
 
-    def __init__(self, rows: list[dict]):
-        self.pool = list({p["text"]: p for row in rows for p in row["passages"]}.values())
+    def __init__(self, rows: list[dict], evaluated: set[str]):
+        pool = {p["text"]: p for row in rows for p in row["passages"]}.values()
+        self.pool = [p for p in pool if normalised(p["text"]) not in evaluated]
         self.index = BM25Okapi([normalised(f"{p['title']} {p['text']}").split() for p in self.pool], k1=0.9, b=0.4)
 
     def beside(self, row: dict, count: int, words: int) -> list[dict]:
@@ -128,21 +140,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows = read(options.shared / "train_grounded_qa/train.jsonl")
-    evaluated = asked_in_evaluation(options.shared)
+    questions, evaluated = seen_in_evaluation(options.shared)
     counts: Counter[str] = Counter()
     used: Counter[str] = Counter()
     generator = random.Random(options.seed)
     generator.shuffle(rows)
-    rows.sort(key=lambda row: row["source"] == "qed")  # the small sources whole, QED fills up
-    passages = Passages([row for row in rows if row["source"] == "qed"])
+    rows.sort(key=lambda row: row["source"] == "qed")  # the small sources first, QED fills up
+    passages = Passages([row for row in rows if row["source"] == "qed"], evaluated)
     built: list[dict] = []
     for row in rows:
         if len(built) == options.rows:
             break
-        if used[row["source"]] >= MOST.get(row["source"], options.rows):
+        if used[row["source"]] >= PARTS.get(row["source"], 1) * options.rows:
             continue
-        if normalised(row["question"]) in evaluated:
+        if normalised(row["question"]) in questions:
             counts["asked in an evaluation set"] += 1
+            continue
+        if evaluated.intersection(normalised(p["text"]) for p in row["passages"]):
+            counts["a passage answers a question of an evaluation set"] += 1
             continue
         long = row["source"] == "pubmedqa" or generator.random() < options.long
         made = build(row, long, passages, generator, options.words)
@@ -155,7 +170,9 @@ def main() -> None:
     generator.shuffle(built)
     options.output.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in built)
-    (options.output / "train.jsonl").write_text(text, encoding="utf-8")
+    temporary = options.output / ".train.jsonl.part"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(options.output / "train.jsonl")
     print(f"{options.output / 'train.jsonl'}: {len(built)} rows; {dict(counts)}")
 
 

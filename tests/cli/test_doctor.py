@@ -56,10 +56,10 @@ def cache(monkeypatch, tmp_path):
 @pytest.fixture
 def converted(default_model, cache, monkeypatch):
     """The conversion of that file, made by a stand-in."""
-    from faithgen import models
+    from faithgen import gguf
 
-    monkeypatch.setattr(models, "_convert", lambda file, folder: (folder / "config.json").write_text("{}"))
-    return models.converted_gguf(default_model)
+    monkeypatch.setattr(gguf, "_convert", lambda file, folder: (folder / "config.json").write_text("{}"))
+    return gguf.converted_gguf(default_model)
 
 
 def examine(run):
