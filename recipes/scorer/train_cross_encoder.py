@@ -1,10 +1,10 @@
-"""Fine-tune a support cross-encoder on claims that people labelled, and judge it on a set it has not seen.
+"""Fine-tune a support cross-encoder on claims that people labelled, and judge it on sets it has not seen.
 
     python recipes/scorer/train_cross_encoder.py --hold-out ragtruth_qa_test --output outputs/scorer/minilm-no-ragtruth
     python recipes/scorer/train_cross_encoder.py --output outputs/scorer/minilm          # all sets, for use
 
 A document that does not fit beside the claim is represented by its chunk with the most lexical support. Every set, and in a
-set both labels, weigh the same as far as the rows go. Rows whose source text recurs in the held-out set are dropped.
+set both labels, weigh the same as far as the rows go. Rows whose source text recurs in a held-out set are dropped.
 """
 
 import argparse
@@ -151,10 +151,12 @@ def run(options: argparse.Namespace) -> None:
     hf.quiet()
     set_seed(options.seed)
     rng = random.Random(options.seed)
-    names = [name for name in options.sets if name != options.hold_out]
+    names = [name for name in options.sets if name not in options.hold_out]
     sets = load_labelled(options.data, names)
-    held = load_labelled(options.data, [options.hold_out])[0] if options.hold_out else None
-    sets, dropped = drop_shared(sets, held) if held else (sets, Counter())
+    held, dropped = load_labelled(options.data, options.hold_out) if options.hold_out else [], Counter()
+    for one in held:
+        sets, more = drop_shared(sets, one)
+        dropped.update(more)
     chosen = {one.name: balanced(one, options.rows, rng) for one in sets}
     base = options.base or embedding_folder()
     base_name = options.base.name if options.base else "all-MiniLM-L6-v2"
@@ -169,7 +171,7 @@ def run(options: argparse.Namespace) -> None:
     columns = pairs([claim for claims in chosen.values() for claim in claims], model.tokenizer, options.max_length)
     print(f"{len(columns['label'])} pairs from {len(sets)} sets, base {base_name}", flush=True)
     if dropped:
-        print(f"dropped, their source text is in {options.hold_out}: {dict(dropped)}", flush=True)
+        print(f"dropped, their source text is in {', '.join(options.hold_out)}: {dict(dropped)}", flush=True)
     figures = train(options, columns, model)
     provenance = {
         "format": FORMAT,
@@ -192,8 +194,8 @@ def run(options: argparse.Namespace) -> None:
         f"wrote {options.output}: {figures['steps']} steps, loss {figures['loss']:.3f}, {figures['seconds']} s",
         flush=True,
     )
-    if held is not None:
-        judge_held_out(options.output, held, options.scores or options.output.parent / "left_out")
+    for one in held:
+        judge_held_out(options.output, one, options.scores or options.output.parent / "left_out")
 
 
 def main() -> None:
@@ -203,8 +205,15 @@ def main() -> None:
     parser.add_argument("--name", help="Name that the figures are kept under; the folder's by default.")
     parser.add_argument("--data", type=Path, default=SHARED, help="Folder with one sub-folder a set.")
     parser.add_argument("--sets", nargs="+", choices=list(LABELLED), default=list(LABELLED), metavar="SET")
-    parser.add_argument("--hold-out", choices=list(LABELLED), metavar="SET", help="Leave out, then judge on it.")
-    parser.add_argument("--scores", type=Path, help="Folder for the held-out set's scores; left_out beside --output.")
+    parser.add_argument(
+        "--hold-out",
+        nargs="+",
+        choices=list(LABELLED),
+        default=[],
+        metavar="SET",
+        help="Leave out, then judge on them.",
+    )
+    parser.add_argument("--scores", type=Path, help="Folder for the held-out sets' scores; left_out beside --output.")
     parser.add_argument("--rows", type=int, default=1200, help="Most pairs a set.")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--batch-size", type=int, default=16)

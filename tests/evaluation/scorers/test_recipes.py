@@ -89,7 +89,7 @@ def test_a_trained_cross_encoder_is_a_scorer(trained):
     about = json.loads((folder / "tiny" / "faithgen_scorer.json").read_text())
     assert about["rows"] == {"begin_wow_dev": {"0": 20, "1": 20}}
     assert about["licences"] == {"begin_wow_dev": "CC BY 4.0"}
-    assert (about["held_out"], about["settings"]["seed"]) == ("ares_human", 0)
+    assert (about["held_out"], about["settings"]["seed"]) == (["ares_human"], 0)
 
 
 def test_scores_of_the_held_out_set_are_those_of_the_trained_folder(trained, data):
