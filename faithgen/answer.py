@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from faithgen.documents import Document
-from faithgen.explanation import Explanation, TokenDetail
+from faithgen.errors import FaithgenError
+from faithgen.explanation import Alternative, AnswerSentence, Explanation, Passage, TokenDetail
 
 SOME_DOUBT = 0.35
 """Doubt score from which an answer is called shaky; see `benchmarks/README.md` for what it separates."""
@@ -85,7 +86,8 @@ class Answer:
             passes) and `.truncated`.
         prompt_order (`list[str]`): ids of the kept documents in the order the model read them.
         tokens (`list[AnswerToken]`): the answer's tokens with their signals.
-        finish_reason (`str`): `"end"` (the model ended it), `"stop"` (a stop string) or `"length"`.
+        finish_reason (`str`): `"end"` (the model ended it), `"stop"` (a stop string) or `"length"`; of LlamaIndex's
+            synthesizer also `"empty"` (no node held text; the model was not asked).
         timings (`dict[str, float]`): seconds `filter`, `prefill`, `decode`, `total`; counts `scored_tokens`,
             `prompt_tokens`, `new_tokens`.
         settings (`dict`): model and methods used.
@@ -132,10 +134,66 @@ class Answer:
         }
         return _without_nothing(record, "explanation")
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Answer:
+        """The answer that `to_dict` made an object of, e.g. to write its report later; also when it has been JSON since.
+
+        Args:
+            record (`Mapping`): the object; what else it holds is left out.
+
+        Raises:
+            FaithgenError: If it is no such object.
+        """
+        try:
+            return cls(
+                question=record["question"],
+                text=record["answer"],
+                documents=[Document(**_fields_of(Document, one)) for one in record["documents"]],
+                tokens=[_token(one) for one in record["tokens"]],
+                explanation=_explanation(record["explanation"]) if "explanation" in record else None,
+                **{
+                    name: record[name] for name in ("prompt_order", "finish_reason", "timings", "settings", "warnings")
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise FaithgenError(f"this is no answer ({reason}); give an object that Answer.to_dict() made") from error
+
 
 def _without_nothing(record: dict[str, Any], name: str) -> dict[str, Any]:
     """The record, less a field that is `None`."""
     return {key: value for key, value in record.items() if key != name or value is not None}
+
+
+def _fields_of(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a record are fields of a dataclass."""
+    return {one.name: record[one.name] for one in fields(kind) if one.name in record}
+
+
+def _token(record: Mapping[str, Any]) -> AnswerToken:
+    values, detail = _fields_of(AnswerToken, record), record.get("detail")
+    if detail is not None:
+        branches = {
+            name: None if detail[name] is None else [Alternative(**one) for one in detail[name]]
+            for name in ("faithful", "unfaithful")
+        }
+        values["detail"] = TokenDetail(**{**detail, **branches, "looked_at": _pairs(detail["looked_at"])})
+    return AnswerToken(**values)
+
+
+def _explanation(record: Mapping[str, Any]) -> Explanation:
+    heads = {name: _pairs(record[name]) for name in ("heads", "scoring_heads", "masked_heads")}
+    sentences = [
+        AnswerSentence(one["start"], one["end"], (one["tokens"][0], one["tokens"][1]), _pairs(one["looked_at"]))
+        for one in record["sentences"]
+    ]
+    passages = [Passage(**one) for one in record["passages"]]
+    return Explanation(**heads, passages=passages, sentences=sentences, dropped=dict(record["dropped"]))
+
+
+def _pairs(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, Any]]:
+    """Pairs that JSON made lists of."""
+    return [(first, second) for first, second in rows]
 
 
 def best_share(scores: Sequence[float | None]) -> float | None:

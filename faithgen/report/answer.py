@@ -35,6 +35,7 @@ _ENDS = {
     "end": "the model ended the answer",
     "stop": "a stop string ended the answer",
     "length": "the answer was cut at the most tokens allowed",
+    "empty": "no document held text; the model was not asked",
 }
 
 

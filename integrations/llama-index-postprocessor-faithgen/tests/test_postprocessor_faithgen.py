@@ -211,14 +211,16 @@ def test_no_events_without_nodes(tiny_reranker, events):
 # --- making one -------------------------------------------------------------------------------------------------------
 
 
-def test_model_and_heads(tiny_generator, tmp_path, retrieved):
+@pytest.mark.parametrize("path", [str, Path])
+def test_model_and_heads(tiny_generator, tmp_path, retrieved, path):
     """Loaded from a folder and a file of heads; what `to_dict` holds makes the same again."""
     loaded = tiny_generator.loaded
     loaded.model.save_pretrained(tmp_path / "tiny")
     loaded.tokenizer.save_pretrained(tmp_path / "tiny")
     tiny_generator.scoring_heads.save(tmp_path / "heads.json")
     options = {"model": str(tmp_path / "tiny"), "heads": str(tmp_path / "heads.json"), "top_n": 3}
-    rerank = RetrievalHeadRerank(**options)
+    rerank = RetrievalHeadRerank(model=path(options["model"]), heads=path(options["heads"]), top_n=3)
+    assert RetrievalHeadRerank(heads=[path(options["heads"])], model=options["model"]).heads == [options["heads"]]
     again = RetrievalHeadRerank.from_dict(rerank.to_dict())
     assert {name: rerank.to_dict()[name] for name in options} == options
     assert again.to_dict() == rerank.to_dict()
@@ -242,6 +244,12 @@ def test_settings_of_a_given_reranker_count(tiny_generator, retrieved):
         (lambda reranker, nodes: RetrievalHeadRerank(top_n=1.5, reranker=reranker), "top_n is 1.5"),
         (lambda reranker, nodes: RetrievalHeadRerank(model="m", reranker=reranker), "leave out one"),
         (lambda reranker, nodes: RetrievalHeadRerank(heads="h.json", reranker=reranker), "leave out one"),
+        (lambda reranker, nodes: RetrievalHeadRerank(model=3), "model is of type int; give a hub id"),
+        (lambda reranker, nodes: RetrievalHeadRerank(heads=3), 'heads is of type int; give "auto"'),
+        (lambda reranker, nodes: RetrievalHeadRerank(heads=["h", None]), "heads is of type NoneType"),
+        (lambda reranker, nodes: RetrievalHeadRerank(reranker="org/model"), "reranker is of type str; give a HeadRe"),
+        (lambda reranker, nodes: RetrievalHeadRerank(keep_retrieval_score="x", reranker=reranker), "give True or F"),
+        (lambda reranker, nodes: RetrievalHeadRerank(model=Path("/no/such/folder")), "/no/such/folder"),
         (lambda reranker, nodes: RetrievalHeadRerank(model="/no/such/folder/anywhere"), "/no/such/folder"),
         (lambda reranker, nodes: RetrievalHeadRerank(reranker=reranker).postprocess_nodes(nodes), "no query"),
         (lambda reranker, nodes: RetrievalHeadRerank(reranker=reranker).postprocess_nodes([]), "no query"),

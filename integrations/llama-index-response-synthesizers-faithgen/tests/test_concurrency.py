@@ -156,6 +156,24 @@ def test_a_stream_that_is_closed_frees_its_memory(tiny_generator, retrieved, dec
     assert response.metadata["faithgen"]["tokens"]
 
 
+def test_breaking_out_of_a_kept_response_wants_its_generator_closed(tiny_generator, retrieved, decoding):
+    """As the README says."""
+    synthesizer = FaithfulSynthesizer(tiny_generator, max_new_tokens=NEW_TOKENS, streaming=True)
+
+    async def ask():
+        response = await synthesizer.asynthesize(QUESTIONS[0], retrieved)
+        async for _ in response.async_response_gen():
+            break
+        gc.collect()
+        await asyncio.sleep(0.05)
+        assert decoding.alive() == 2
+        await response.response_gen.aclose()
+        await until(lambda: decoding.alive() == 0)
+        assert response.metadata["faithgen"]["tokens"]
+
+    run(ask())
+
+
 # --- a step under way -------------------------------------------------------------------------------------------------
 
 

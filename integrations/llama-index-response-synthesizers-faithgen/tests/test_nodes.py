@@ -100,10 +100,8 @@ def test_every_way_gives_the_answer_of_the_generator(tiny_generator, retrieved, 
         **steady(expected),
         "documents": [
             {
-                "id": document["id"],
-                "kept": document["kept"],
-                "score": document["score"],
-                "truncated": document["truncated"],
+                **{name: document[name] for name in ("id", "title", "kept", "score", "coarse_score", "truncated")},
+                "fine_score": document.get("fine_score"),
                 "given_score": given.score,
             }
             for document, given in zip(expected["documents"], retrieved, strict=True)
@@ -156,7 +154,7 @@ def test_what_the_model_reads(tiny_generator, retrieved, asked):
     assert documents[0].text == f"file_name: mill.txt\n\n{retrieved[0].text}"
     assert (documents[1].title, documents[1].text) == ("", f"file_name: bakery.txt\n\n{retrieved[1].text}")
     assert (documents[2].title, documents[2].text) == ("", retrieved[2].text)
-    assert given == {**options, "sampling": None, "max_new_tokens": 8}
+    assert given == {**options, "sampling": None, "max_new_tokens": 8, "explain": False}
 
 
 def test_options_of_one_call(tiny_generator, retrieved, asked):
@@ -219,6 +217,9 @@ def test_scores_where_nothing_was_ranked(tiny_generator, retrieved):
     assert {document["score"] for document in response.metadata["faithgen"]["documents"]} == {None}
     [one] = respond(tiny_generator, retrieved[:1]).source_nodes
     assert (one.score, one.metadata["faithgen_kept"]) == (0.9, True)
+    bare = NodeWithScore(node=TextNode(text="", id_="bare"), score=2.0)
+    given = respond(tiny_generator, [bare, *retrieved[:1]]).source_nodes  # one that can be read is not ranked either
+    assert [(node.node_id, node.score) for node in given] == [("mill", 0.9), ("bare", 2.0)]
 
 
 def test_hostile_nodes(tiny_generator):
@@ -240,6 +241,14 @@ def test_hostile_nodes(tiny_generator):
     assert len(set(names)) == 8
     assert set(report["prompt_order"]) <= set(names)
     assert [document["kept"] for document in report["documents"]][-1] is False  # a picture without text
+    last = response.source_nodes[-1]
+    assert last.node_id == nodes[-1].node_id
+    assert (last.score, last.metadata["faithgen_given_score"]) == (
+        0.0,
+        1000.0,
+    )  # no retriever's among the heads' scores
+    assert max(node.score for node in response.source_nodes) <= 4
+    assert {document["id"]: document["score"] for document in report["documents"]}[names[-1]] == 0.0
     assert report["warnings"][0].startswith(f"without text, left out: {names[-1]}")
     json.dumps(response.metadata["faithgen"], allow_nan=False).encode()
 
@@ -260,6 +269,26 @@ def test_empty_response(tiny_generator, asked, way, texts):
     assert response.metadata["faithgen"]["tokens"] == []
     synthesizer = FaithfulSynthesizer(tiny_generator, empty_response="Nothing.", streaming="streamed" in way)
     assert "".join(synthesizer.get_response(QUESTION, texts)) == "Nothing."
+
+
+@everyway
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("texts", [[], [""]])
+def test_the_report_of_an_empty_response_has_what_any_other_has(tiny_generator, retrieved, asked, way, explain, texts):
+    options = {"way": way, "explain": explain, "contrast": ContrastConfig(source="context"), "stop": ["x"]}
+    usual = respond(tiny_generator, retrieved, **options).metadata["faithgen"]
+    asked.clear()
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
+    empty = respond(tiny_generator, nodes, **options).metadata["faithgen"]
+    assert asked == []
+    for part in (lambda report: report, lambda report: report["timings"], lambda report: report["doubt"]):
+        assert set(part(empty)) == set(part(usual))
+    assert empty["settings"] == usual["settings"]
+    assert (empty["question"], empty["answer"], empty["finish_reason"]) == (QUESTION, "", "empty")
+    assert (empty["prompt_order"], empty["tokens"], empty["doubt"]["level"]) == ([], [], "high")
+    assert set(empty["timings"].values()) == {0.0}
+    assert len(empty["documents"]) == len(empty["warnings"]) == len(texts)
+    json.dumps(empty, allow_nan=False)
 
 
 @everyway
@@ -368,6 +397,24 @@ def test_events(tiny_generator, retrieved, events, asynchronous, streaming):
     assert ended.payload == {EventPayload.RESPONSE: response}
 
 
+# --- making one -------------------------------------------------------------------------------------------------------
+
+
+def test_model_and_heads(tiny_generator, retrieved, tmp_path):
+    """Loaded from a folder and a file of heads, as a path or a string."""
+    tiny_generator.loaded.model.save_pretrained(tmp_path / "tiny")
+    tiny_generator.loaded.tokenizer.save_pretrained(tmp_path / "tiny")
+    tiny_generator.scoring_heads.save(tmp_path / "scoring.json")
+    heads = [tmp_path / "scoring.json", tiny_generator.copying_heads]
+    options = {"filter": FilterConfig(kept_bytes=0), "max_new_tokens": 8}
+    expected = FaithfulSynthesizer(tiny_generator, **options).synthesize(QUESTION, retrieved)
+    for model in (tmp_path / "tiny", str(tmp_path / "tiny")):
+        synthesizer = FaithfulSynthesizer(model=model, heads=heads, **options)
+        response = synthesizer.synthesize(QUESTION, retrieved)
+        assert ids(response.source_nodes) == ids(expected.source_nodes)
+        assert response.response == expected.response
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -379,11 +426,45 @@ def test_events(tiny_generator, retrieved, events, asynchronous, streaming):
         (lambda s, nodes: s.get_response(QUESTION, ["x"], max_new_tokens=0), "max_new_tokens is 0"),
         (lambda s, nodes: s.synthesize(QUESTION * 200, nodes), "does not fit the model's window"),
         (lambda s, nodes: asyncio.run(s.asynthesize(QUESTION * 200, nodes)), "does not fit the model's window"),
+        (lambda s, nodes: s.synthesize(QUESTION, nodes, max_new_tokens="8"), "max_new_tokens is '8'; give a whole"),
+        (
+            lambda s, nodes: s.synthesize(QUESTION, nodes, filter={"keep": 1}),
+            r"filter is of type dict; give .*\(keep=4",
+        ),
+        (lambda s, nodes: s.synthesize(QUESTION, [], contrast="heads"), "contrast is of type str; give a Contrast"),
+        (lambda s, nodes: s.get_response(QUESTION, ["x"], sampling=0.5), "sampling is of type float; give a Sampling"),
+        (lambda s, nodes: s.get_response(QUESTION, ["x"], stop="."), "stop is '.'; give a list"),
+        (lambda s, nodes: s.get_response(QUESTION, ["x"], stop=3), "stop is 3; give a list"),
+        (lambda s, nodes: s.synthesize(QUESTION, nodes, explain="yes"), "explain is 'yes'; give True or False"),
     ],
 )
 def test_errors_are_one_line(tiny_generator, retrieved, call, message):
     with pytest.raises(FaithgenError, match=message) as caught:
         call(FaithfulSynthesizer(tiny_generator), retrieved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (["org/model"], {}, "generator is 'org/model'; .* write model='org/model'"),
+        ([Path("a/folder")], {}, "generator is 'a/folder'; .* write model='a/folder'"),
+        ([3], {}, "generator is of type int; give a FaithfulGenerator"),
+        ([], {"model": 3}, "model is of type int; give a hub id"),
+        ([], {"model": "/no/such/folder/anywhere"}, "/no/such/folder"),
+        ([], {"heads": 0.1}, 'heads is of type float; give "auto"'),
+        ([], {"heads": ["auto", None]}, "heads is of type NoneType"),
+        (["{generator}"], {"model": "org/model"}, "both a generator and its model or heads"),
+        (["{generator}"], {"heads": "heads.json"}, "both a generator and its model or heads"),
+        (["{generator}"], {"max_new_tokens": 8.0}, "max_new_tokens is 8.0; give a whole number"),
+        (["{generator}"], {"filter": {"keep": 1}}, "filter is of type dict; give a FilterConfig"),
+        (["{generator}"], {"instruction": 7}, "the instruction is a int; give a string"),
+        (["{generator}"], {"empty_response": 7}, "empty_response is of type int; give a string"),
+    ],
+)
+def test_a_synthesizer_that_cannot_be_made_says_why_in_one_line(tiny_generator, arguments, options, message):
+    with pytest.raises(FaithgenError, match=message) as caught:
+        FaithfulSynthesizer(*(tiny_generator if one == "{generator}" else one for one in arguments), **options)
     assert "\n" not in str(caught.value)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import llama_index.core.instrumentation as instrument
@@ -32,8 +34,8 @@ class RetrievalHeadRerank(BaseNodePostprocessor):
 
     Args:
         top_n (`int`, *optional*, defaults to 2): most nodes to return.
-        model (`str`, *optional*): hub id, folder or GGUF file; the model packaged with faithgen if not given.
-        heads (`str` or `list[str]`, *optional*, defaults to `"auto"`):
+        model (`str` or `PathLike`, *optional*): hub id, folder or GGUF file; the model packaged with faithgen if not given.
+        heads (`str`, `PathLike` or a list of these, *optional*, defaults to `"auto"`):
             Files of head sets. `"auto"` takes those that ship with faithgen, and detects the heads of another model.
         keep_retrieval_score (`bool`, *optional*, defaults to `False`):
             Keep the score a node came with in the metadata of the node returned, under `"retrieval_score"`, where neither
@@ -45,7 +47,7 @@ class RetrievalHeadRerank(BaseNodePostprocessor):
         callback_manager (`CallbackManager`, *optional*): of LlamaIndex; a query engine sets its own.
 
     Raises:
-        FaithgenError: If `top_n` is below 1, `reranker` is given beside `model` or `heads`, or these cannot be loaded.
+        FaithgenError: If an argument cannot be used, `reranker` stands beside `model` or `heads`, or these cannot be loaded.
     """
 
     top_n: int = Field(default=2, description="Most nodes to return.")
@@ -61,14 +63,24 @@ class RetrievalHeadRerank(BaseNodePostprocessor):
     def __init__(
         self,
         top_n: int = 2,
-        model: str | None = None,
-        heads: str | list[str] = "auto",
+        model: str | os.PathLike[str] | None = None,
+        heads: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "auto",
         keep_retrieval_score: bool = False,
         reranker: HeadReranker | None = None,
         **kwargs: Any,
     ):
         if type(top_n) is not int or top_n < 1:
             raise FaithgenError(f"top_n is {top_n!r}; give a whole number of at least 1")
+        if type(keep_retrieval_score) is not bool:
+            raise FaithgenError(f"keep_retrieval_score is {keep_retrieval_score!r}; give True or False")
+        if not isinstance(reranker, HeadReranker | None):
+            kind = type(reranker).__name__
+            raise FaithgenError(f"reranker is of type {kind}; give a HeadReranker, or model= the name of one to load")
+        model = None if model is None else _name(model, "model", "a hub id, a folder or a GGUF file")
+        if isinstance(heads, list | tuple):
+            heads = [_name(one, "heads", '"auto" or files of head sets') for one in heads]
+        else:
+            heads = _name(heads, "heads", '"auto" or files of head sets')
         if reranker is not None and (model is not None or heads != "auto"):
             raise FaithgenError("both a reranker and its model or heads are given; leave out one of them")
         fields: dict[str, Any] = {
@@ -126,6 +138,13 @@ class RetrievalHeadRerank(BaseNodePostprocessor):
                 }
             )
         return NodeWithScore(node=node, score=score)
+
+
+def _name(value: Any, argument: str, wanted: str) -> str:
+    """A name or path as a string, which `to_dict` can hold."""
+    if not isinstance(value, str | os.PathLike):
+        raise FaithgenError(f"{argument} is of type {type(value).__name__}; give {wanted}")
+    return os.fsdecode(value)
 
 
 def _encodable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,18 +20,17 @@ from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.prompts.utils import get_template_vars
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextNode
-from llama_index.response_synthesizers.faithgen.synthesis import Synthesis, encodable
+from llama_index.response_synthesizers.faithgen.options import OPTIONS, check_options, load_generator
+from llama_index.response_synthesizers.faithgen.synthesis import Synthesis, explained_answer
 
 from faithgen import ContrastConfig, FaithfulGenerator, FaithgenError, FilterConfig
 from faithgen.decoding.sampling import SamplingConfig
+from faithgen.heads.resolve import HeadsLike
 
 dispatcher = instrument.get_dispatcher(__name__)
 
 INSTRUCTION = "instruction"
 """Name of the one prompt: the first line of what the model is told, before the documents and the question."""
-
-OPTIONS = ("filter", "contrast", "sampling", "max_new_tokens", "stop")
-"""Settings that can be given for one call, too."""
 
 
 class FaithfulSynthesizer(BaseSynthesizer):
@@ -39,9 +39,13 @@ class FaithfulSynthesizer(BaseSynthesizer):
     A response's `source_nodes` carry the scores of the retrieval heads, kept ones first; `node.metadata["faithgen_kept"]`
     says which the answer was written from. `response.metadata["faithgen"]` holds, JSON-ready:
 
-    - `documents`: of each node in the order given `id`, `kept`, `score`, `truncated`, `given_score`;
+    - `documents`: of each node in the order given `id`, `title`, `kept`, `score`, `coarse_score`, `fine_score`, `truncated`,
+      `given_score`;
     - `tokens`: of each token of the answer `text`, `logprob`, `jsd` and `context_share` (see [`faithgen.AnswerToken`]);
-    - `doubt`, `prompt_order`, `finish_reason`, `timings`, `settings`, `warnings`, as in [`faithgen.Answer`].
+    - `doubt`, `prompt_order`, `finish_reason`, `timings`, `settings`, `warnings`, as in [`faithgen.Answer`]. Where no node
+      holds text, `finish_reason` is `"empty"`: the model was not asked.
+
+    With `explain` it holds the nodes' texts and the answer's explanation, too, and `write_report` makes a page of it.
 
     A streaming response is returned with its first piece decided: its source nodes and `documents` are final, `tokens` grow
     while it is read, and the rest is there at its end.
@@ -55,12 +59,16 @@ class FaithfulSynthesizer(BaseSynthesizer):
     ```
 
     Args:
-        generator ([`faithgen.FaithfulGenerator`], *optional*): the model; the one packaged with faithgen if not given.
+        generator ([`faithgen.FaithfulGenerator`], *optional*): one that is loaded already, in place of `model` and `heads`.
+        model (`str` or `PathLike`, *optional*): hub id, folder or GGUF file; the model packaged with faithgen if not given.
+        heads (`"auto"`, path, [`faithgen.HeadSet`] or a list of these, *optional*, defaults to `"auto"`):
+            Head sets. `"auto"` takes those that ship with faithgen, and detects the heads of another model.
         filter ([`faithgen.FilterConfig`], *optional*): which nodes are kept, and steering.
         contrast ([`faithgen.ContrastConfig`], *optional*): the unfaithful branch and its weight.
         sampling (`SamplingConfig`, *optional*): greedy by default.
         max_new_tokens (`int`, *optional*, defaults to 128): most tokens of an answer.
         stop (`Sequence[str]`, *optional*): strings that end an answer; they are not part of it.
+        explain (`bool`, *optional*, defaults to `False`): keep what `write_report` shows; it changes no answer.
         instruction (`str` or `PromptTemplate`, *optional*): see [`INSTRUCTION`]; the generator's own if not given.
         streaming (`bool`, *optional*, defaults to `False`): return streaming responses.
         empty_response (`str`, *optional*, defaults to `"Empty Response"`):
@@ -69,30 +77,35 @@ class FaithfulSynthesizer(BaseSynthesizer):
         callback_manager (`CallbackManager`, *optional*): of LlamaIndex; that of its `Settings` by default.
 
     Raises:
-        FaithgenError: If the packaged model cannot be loaded, or the instruction cannot be used.
+        FaithgenError: If the model cannot be loaded, or an argument cannot be used.
     """
 
     def __init__(
         self,
         generator: FaithfulGenerator | None = None,
         *,
+        model: str | os.PathLike[str] | None = None,
+        heads: HeadsLike | Sequence[HeadsLike] = "auto",
         filter: FilterConfig | None = None,
         contrast: ContrastConfig | None = None,
         sampling: SamplingConfig | None = None,
         max_new_tokens: int = 128,
         stop: Sequence[str] = (),
+        explain: bool = False,
         instruction: str | BasePromptTemplate | None = None,
         streaming: bool = False,
         empty_response: str | None = None,
         callback_manager: CallbackManager | None = None,
     ):
+        settings = (filter, contrast, sampling, max_new_tokens, stop, explain)
+        self._settings: dict[str, Any] = dict(zip(OPTIONS, settings, strict=True))
+        check_options(self._settings)
+        if not isinstance(empty_response, str | None):
+            raise FaithgenError(f"empty_response is of type {type(empty_response).__name__}; give a string")
         # the base class wants a language model and would take OpenAI's; this one is never asked
         super().__init__(llm=MockLLM(), callback_manager=callback_manager, streaming=streaming)
         self._empty_response = empty_response or "Empty Response"
-        self._generator = generator or FaithfulGenerator.from_pretrained()
-        self._settings: dict[str, Any] = dict(
-            zip(OPTIONS, (filter, contrast, sampling, max_new_tokens, stop), strict=True)
-        )
+        self._generator = load_generator(generator, model, heads)
         self._instruction = PromptTemplate(self._generator.builder.instruction)
         if instruction is not None:
             self._instruct(instruction)
@@ -212,18 +225,28 @@ class FaithfulSynthesizer(BaseSynthesizer):
             pass
         return synthesis.text
 
+    # --- the report ---------------------------------------------------------------------------------------------------
+
+    def write_report(self, response: RESPONSE_TYPE, path: str | os.PathLike[str]) -> None:
+        """Write one HTML page that shows how an answer came about, as `faithgen generate --report` does.
+
+        Args:
+            response (`Response`): one that was asked for with `explain=True`; a streaming one when it has been read.
+            path (`str` or `PathLike`): file to write, or to replace.
+
+        Raises:
+            FaithgenError: If the response was not explained or not read to its end, or the file cannot be written.
+        """
+        from faithgen.report import write_report
+
+        heads = {"scoring_heads": self._generator.scoring_heads, "copying_heads": self._generator.copying_heads}
+        write_report(explained_answer(response), path, **heads)
+
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _synthesis(self, question: str, nodes: Sequence[NodeWithScore], options: dict[str, Any]) -> Synthesis:
-        unknown = sorted(set(options) - set(OPTIONS))
-        if unknown:
-            raise FaithgenError(f"there is no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
-        settings = {**self._settings, **options}
-        return Synthesis(
-            nodes,
-            self._empty_response,
-            lambda documents: self._generator.stream(encodable(question), documents, **settings),
-        )
+        check_options(options)
+        return Synthesis(self._generator, question, nodes, {**self._settings, **options}, self._empty_response)
 
     def _sources(
         self, synthesis: Synthesis, additional: Sequence[NodeWithScore] | None

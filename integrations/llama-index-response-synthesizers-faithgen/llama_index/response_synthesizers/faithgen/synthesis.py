@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
-from faithgen import Document
-from faithgen.session import AnswerStream
+from faithgen import Answer, Document, FaithfulGenerator, FaithgenError
+from faithgen.explanation import Explanation
+from faithgen.session import Prepared, Session
+from faithgen.text_stream import TextStream
 
 KEPT = "faithgen_kept"
 """Metadata key of a source node: whether the answer was written from it."""
@@ -23,10 +25,11 @@ class Synthesis:
     Once the first piece is there, the documents are ranked: `source_nodes()` and the report's `documents` are final.
 
     Args:
+        generator ([`faithgen.FaithfulGenerator`]): the model; not asked where no node holds text.
+        question (`str`): what is asked.
         nodes (`Sequence[NodeWithScore]`): what was retrieved; not changed. Nodes without text are dropped.
+        options (`Mapping`): all of [`OPTIONS`], checked.
         empty_response (`str`): the text where there is nothing to answer from, or the model says nothing.
-        answer (`Callable[[list[Document]], AnswerStream]`):
-            Starts the answer from documents; not called if there are none. Their ids are those of the nodes.
 
     Attributes:
         report (`dict`): what `Response.metadata["faithgen"]` holds: `documents` and `warnings`, `tokens` as they come, and
@@ -35,18 +38,24 @@ class Synthesis:
 
     def __init__(
         self,
+        generator: FaithfulGenerator,
+        question: str,
         nodes: Sequence[NodeWithScore],
+        options: Mapping[str, Any],
         empty_response: str,
-        answer: Callable[[list[Document]], AnswerStream],
     ):
+        self._generator, self._question, self._options = generator, encodable(question), options
         self._nodes, self._empty_response = list(nodes), empty_response
         names = _unique([encodable(node.node_id) or str(place) for place, node in enumerate(self._nodes, 1)])
         self._documents = [_document(given.node, name) for given, name in zip(self._nodes, names, strict=True)]
         self._read = [place for place, document in enumerate(self._documents) if document.text.strip()]
-        left_out = [document.id for place, document in enumerate(self._documents) if place not in self._read]
+        read = set(self._read)
+        self._left_out = {document.id for place, document in enumerate(self._documents) if place not in read}
+        left_out = [document.id for document in self._documents if document.id in self._left_out]
         warnings = [f"without text, left out: {', '.join(left_out)}"] if left_out else []
         self.report: dict[str, Any] = {"documents": self._entries(), "tokens": [], "warnings": warnings}
-        self._stream = answer([self._documents[place] for place in self._read]) if self._read else None
+        texts = [self._documents[place] for place in self._read]
+        self._stream = generator.stream(self._question, texts, **options) if texts else None
         self._said = self._ended = False
         self._space = ""  # ends the text so far; part of the answer only if more follows
 
@@ -82,24 +91,32 @@ class Synthesis:
         return self.report.get("answer") or self._empty_response
 
     def source_nodes(self) -> list[NodeWithScore]:
-        """The nodes with the scores of the heads: those the answer is written from first, the best before the others.
+        """The nodes with the scores of the heads: those the answer is written from first, the best before the others, and
+        those without text last.
 
         Each holds a copy of its node, with `KEPT` and `GIVEN_SCORE` in its metadata, where neither a language model nor an
-        embedding sees them. The score is the one it came with where the heads gave none: filtering was off, or there was
-        one document only.
+        embedding sees them. All scores are of one scale: the heads', with 0 for a node without text, or those that the
+        nodes came with where the heads gave none: filtering was off, or there was one document only.
         """
-        found = [_marked(node, entry) for node, entry in zip(self._nodes, self._entries(), strict=True)]
-        return sorted(found, key=lambda node: (not node.metadata[KEPT], -node.get_score()))
+        entries = self._entries()
+        found = [(_marked(node, entry), entry) for node, entry in zip(self._nodes, entries, strict=True)]
+        found.sort(key=lambda one: (not one[1]["kept"], one[1]["id"] in self._left_out, -one[0].get_score()))
+        return [node for node, _ in found]
 
     def _entries(self) -> list[dict[str, Any]]:
-        """What became of each node, in the order given."""
+        """What became of each node, in the order given; with its text where the answer is explained."""
+        ranked = any(document.score is not None for document in self._documents)
         return [
             {
                 "id": document.id,
+                "title": document.title,
                 "kept": bool(document.kept),
-                "score": document.score,
+                "score": 0.0 if ranked and document.id in self._left_out else document.score,
+                "coarse_score": document.coarse_score,
+                "fine_score": document.fine_score,
                 "truncated": document.truncated,
                 "given_score": None if given.score is None else float(given.score),
+                **({"text": document.text} if self._options["explain"] else {}),
             }
             for given, document in zip(self._nodes, self._documents, strict=True)
         ]
@@ -117,15 +134,46 @@ class Synthesis:
     def _finish(self) -> bool:
         """Take over the whole answer; `False` where it was closed before its end."""
         if self._stream is None:
-            return True
-        try:
-            answer = self._stream.answer.to_dict()
-        except RuntimeError:
-            return False
-        self._follow()
+            answer = _unasked(self._generator, self._question, self._options).to_dict()
+        else:
+            try:
+                answer = self._stream.answer.to_dict()
+            except RuntimeError:
+                return False
+            self._follow()
+        if "explanation" in answer:
+            answer["explanation"]["dropped"].update(dict.fromkeys(self._left_out, "it holds no text"))
         warnings = self.report["warnings"] + answer["warnings"]
         self.report.update(answer, documents=self.report["documents"], warnings=warnings)
         return True
+
+
+def explained_answer(response: Any) -> Answer:
+    """The answer that a response was made of, with its explanation.
+
+    Raises:
+        FaithgenError: If the response is not of a `FaithfulSynthesizer`, was not explained, or not read to its end.
+    """
+    report = (getattr(response, "metadata", None) or {}).get("faithgen")
+    if report is None:
+        raise FaithgenError("this is no response of a FaithfulSynthesizer; give what its query engine returned")
+    if "finish_reason" not in report:
+        raise FaithgenError("the response has not been read to its end; read its stream first")
+    if "explanation" not in report:
+        raise FaithgenError("the response has no explanation to report; ask with FaithfulSynthesizer(explain=True)")
+    return Answer.from_dict(report)
+
+
+def _unasked(generator: FaithfulGenerator, question: str, options: Mapping[str, Any]) -> Answer:
+    """The answer where there is nothing to answer from: all that any other has, and the model is not asked."""
+    names = ("filter", "prefill", "decode", "total", "scored_tokens", "prompt_tokens", "new_tokens")
+    prepared = Prepared(question, [], [], None, dict.fromkeys(names, 0.0), [], None)
+    answer = Session(generator, [], **options)._answer(
+        prepared, TextStream(generator.loaded.tokenizer, (), frozenset())
+    )
+    answer.finish_reason = "empty"
+    answer.explanation = Explanation(heads=[]) if options["explain"] else None
+    return answer
 
 
 def encodable(text: str) -> str:
