@@ -219,8 +219,8 @@ class PromptBuilder:
 
     @property
     def has_control_tokens(self) -> bool:
-        """True for a model trained with `[faithful]` and `[unfaithful]`."""
-        return {FAITHFUL, UNFAITHFUL} <= self.tokenizer.get_added_vocab().keys()
+        """True for a model that faithgen trained with `[faithful]` and `[unfaithful]`; another's may mean anything."""
+        return control_settings(self.tokenizer) is not None
 
     def document_tokens(self, document: Document) -> int:
         """Tokens a document takes in a prompt, heading and separator included."""

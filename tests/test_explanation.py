@@ -35,9 +35,7 @@ def make(tokenizer, **changes):
 
 @pytest.fixture(scope="module")
 def generator():
-    tokenizer = tiny.byte_level_tokenizer()
-    tokenizer.add_tokens(["[faithful]", "[unfaithful]"], special_tokens=True)
-    return make(tokenizer)
+    return make(tiny.with_control_tokens(tiny.byte_level_tokenizer()))
 
 
 def signals(answer):

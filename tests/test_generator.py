@@ -55,8 +55,7 @@ def generator(byte_level):
 @pytest.fixture(scope="module")
 def trained():
     """A model whose tokenizer has control tokens."""
-    tokenizer = tiny.byte_level_tokenizer()
-    tokenizer.add_tokens([FAITHFUL, UNFAITHFUL], special_tokens=True)
+    tokenizer = tiny.with_control_tokens(tiny.byte_level_tokenizer())
     model = tiny.llama(initializer_range=0.1)
     model.resize_token_embeddings(len(tokenizer))
     return make(model, tokenizer)

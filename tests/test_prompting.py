@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
-from faithgen.prompting import FAITHFUL, MIN_DOCUMENT_TOKENS, UNFAITHFUL, PromptBuilder
+from faithgen.prompting import CONTROL_MARK, FAITHFUL, MIN_DOCUMENT_TOKENS, UNFAITHFUL, PromptBuilder
 from tests import tiny
 
 FAMILIES = ["byte_level", "sentencepiece", "unigram", pytest.param("default", marks=pytest.mark.default_model)]
@@ -66,9 +66,7 @@ def tokenizer(request):
 @pytest.fixture(scope="module", params=FAMILIES)
 def trained(request):
     """A tokenizer with control tokens."""
-    tokenizer = _make(request.param)
-    tokenizer.add_tokens([FAITHFUL, UNFAITHFUL], special_tokens=True)
-    return tokenizer
+    return tiny.with_control_tokens(_make(request.param))
 
 
 def decoded(tokenizer, ids):
@@ -293,11 +291,19 @@ def test_unknown_control_token(tokenizer):
     assert "\n" not in str(caught.value)
 
 
-def test_has_control_tokens_needs_both(trained):
+def test_control_tokens_are_those_that_faithgen_trained(trained):
     assert PromptBuilder(trained, LARGE).has_control_tokens
-    half = tiny.byte_level_tokenizer()
-    half.add_tokens([FAITHFUL], special_tokens=True)
-    assert not PromptBuilder(half, LARGE).has_control_tokens
+    half = copy.deepcopy(trained)
+    half.init_kwargs[CONTROL_MARK] = {**half.init_kwargs[CONTROL_MARK], "control_tokens": [FAITHFUL]}
+    foreign = tiny.byte_level_tokenizer()
+    foreign.add_tokens([FAITHFUL, UNFAITHFUL], special_tokens=True)
+    bare = tiny.byte_level_tokenizer()
+    bare.init_kwargs[CONTROL_MARK] = trained.init_kwargs[CONTROL_MARK]
+    for tokenizer in (half, foreign, bare):
+        assert not PromptBuilder(tokenizer, LARGE).has_control_tokens
+    # who asks for the tokens by name gets them
+    prompt = PromptBuilder(foreign, LARGE).build(QUESTION, [Document(FERRY)], control=FAITHFUL)
+    assert prompt.input_ids[prompt.control[0]] == foreign.convert_tokens_to_ids(FAITHFUL)
 
 
 # --- the window -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from faithgen.prompting import CONTROL_MARK, FAITHFUL, INSTRUCTION, UNFAITHFUL
+
 CORPUS = [
     "The lighthouse of Skarnholm was first lit in 1868, and its keeper was called Maren Oduya.",
     "A ferry crosses the sound in twenty minutes; tickets cost 4.50 and dogs travel free of charge.",
@@ -38,6 +40,17 @@ def _wrap(backend: Tokenizer, template: str | None = CHAT_TEMPLATE) -> PreTraine
     )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = template
+    return tokenizer
+
+
+def with_control_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer as `faithgen train rhio` leaves it."""
+    tokenizer.add_tokens([FAITHFUL, UNFAITHFUL], special_tokens=True)
+    tokenizer.init_kwargs[CONTROL_MARK] = {
+        "control_tokens": [FAITHFUL, UNFAITHFUL],
+        "control_position": "end",
+        "instruction": INSTRUCTION,
+    }
     return tokenizer
 
 

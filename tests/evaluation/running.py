@@ -6,7 +6,6 @@ import random
 from faithgen import FaithfulGenerator, HeadSet
 from faithgen.evaluation.datasets import EvalDocument, Example
 from faithgen.models import LoadedModel
-from faithgen.prompting import FAITHFUL, UNFAITHFUL
 from tests import tiny
 
 SHARP = {"initializer_range": 0.1}  # attention that matters, and no near ties between tokens
@@ -22,7 +21,7 @@ def make_generator(control=False, **changes):
     tokenizer = tiny.byte_level_tokenizer()
     model = tiny.llama(**{**SHARP, **changes})
     if control:
-        tokenizer.add_tokens([FAITHFUL, UNFAITHFUL], special_tokens=True)
+        tiny.with_control_tokens(tokenizer)
         model.resize_token_embeddings(len(tokenizer))
     loaded = LoadedModel(model, tokenizer, "tiny", "0")
     return FaithfulGenerator(loaded, heads("query_focused", 1), heads("copying", 2))
