@@ -4,7 +4,7 @@
     python benchmarks/tables.py results/decoding.json --metrics sub_em --paired
 
 Each cell is a mean with its 95 % bootstrap interval; `--paired` adds the difference from the baseline, paired by question,
-with its interval and its p after Holm's correction.
+with its interval and its p after Holm's correction. A cell says why a figure or rows are missing where the summary does.
 """
 
 import argparse
@@ -13,17 +13,19 @@ import re
 from pathlib import Path
 
 
-def cell(value: dict | None, signed: bool = False) -> str:
-    """`.123 [.045, .201]`, or a dash where there is no figure."""
+def cell(value: dict | None, signed: bool = False, why: str | None = None) -> str:
+    """`.123 [.045, .201]`, or why there is no figure or interval; a dash where the summary does not say."""
     if value is None or value["mean"] is None:
-        return "–"
+        reason = (value or {}).get("reason") or why
+        return f"none: {safe(reason)}" if reason else "–"
 
     def short(number: float) -> str:
         text = f"{number:+.3f}" if signed else f"{number:.3f}"
         return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
-    interval = "" if value["low"] is None else f" [{short(value['low'])}, {short(value['high'])}]"
-    return short(value["mean"]) + interval
+    told, reason = value["low"] is not None, value.get("reason")
+    text = short(value["mean"]) + (f" [{short(value['low'])}, {short(value['high'])}]" if told else "")
+    return f"{text} ({'' if told else 'no interval: '}{safe(reason)})" if reason else text
 
 
 def table(name: str, summary: dict, metrics: list[str], paired: bool) -> list[str]:
@@ -36,13 +38,31 @@ def table(name: str, summary: dict, metrics: list[str], paired: bool) -> list[st
         figures = [one["metrics"].get(metric) for metric in known]
         cells = []
         for metric, figure in zip(known, figures, strict=True):
-            cells.append(cell(figure))
+            cells.append(cell(figure, why=one.get("reason")))
             if against:
                 difference = one["differences"].get(metric)
                 cells.append("" if difference is None else f"{cell(difference['difference'], True)}{p_of(difference)}")
-        counts = {figure["n"] for figure in figures if figure}
-        lines.append(f"| {one['method']} | {' / '.join(map(str, sorted(counts)))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {one['method']} | {rows_of(one, known)} | " + " | ".join(cells) + " |")
     return lines
+
+
+def rows_of(one: dict, metrics: list[str]) -> str:
+    """The rows with a value, `15 / 20` where the metrics differ, and why the others have none."""
+    figures = {metric: figure for metric in metrics if (figure := one["metrics"].get(metric))}
+    text = " / ".join(map(str, sorted({figure["n"] for figure in figures.values()})))
+    if "without" not in one:  # a summary of before it was counted
+        return text
+    reasons = [f"{count} {reason}" for reason, count in one["without"].items()]
+    for metric, figure in figures.items():
+        undefined = figure["missing"] - sum(one["without"].values())
+        if undefined > 0 and figure["mean"] is not None:  # else its cell says why
+            reasons.append(f"{undefined} {metric} not defined for the row, or not yet run")
+    return f"{text} (without: {safe(', '.join(reasons))})" if reasons else text
+
+
+def safe(text: str) -> str:
+    """Text for a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def p_of(difference: dict) -> str:

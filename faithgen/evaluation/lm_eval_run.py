@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
-from faithgen.evaluation.datasets import DATASETS, SHARED
+from faithgen.evaluation.datasets import DATASETS, SHARED, load_dataset
 from faithgen.evaluation.store import finite
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ OUR_TASKS: Mapping[str, str] = {
     "faithgen_ramdocs": "ramdocs",
 }
 """Our tasks and the set that each reads."""
+
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "nq_swap": {"all_substitutions": True},
+    "faitheval": {"show_options": False},
+}
+"""Options of a set where our task does not read it as by default; those of `lm_eval_tasks/rows.py`."""
+
+_NOT_A_NUMBER = "none: no row has a value"
 
 
 def run_tasks(
@@ -77,9 +85,19 @@ def run_tasks(
             )
         except (FaithgenError, NotImplementedError) as error:
             raise FaithgenError(str(error)) from error
-        except (OSError, KeyError, ValueError, TypeError) as error:  # data that are not there or not as the task says
-            reason = " ".join(str(error).split())[:300]
-            raise FaithgenError(f"lm-eval cannot run {', '.join(tasks)} ({type(error).__name__}: {reason})") from error
+        except (
+            OSError,
+            LookupError,  # KeyError, and IndexError where no row is left
+            ValueError,
+            TypeError,
+            StopIteration,
+            datasets.exceptions.DatasetsError,
+        ) as error:  # data that are not there or not as the task says
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetsError) else None
+            reason = " ".join(str(cause or error).split())[:300] or "it has no rows"
+            raise FaithgenError(
+                f"lm-eval cannot run {', '.join(tasks)} ({type(error).__name__}: {reason}); check the data of the task"
+            ) from error
     return finite(json.loads(json.dumps(results, default=str)))
 
 
@@ -88,7 +106,7 @@ def check_tasks(tasks: Sequence[str], data: str | os.PathLike[str] | None) -> No
 
     Raises:
         MissingExtraError: If lm-eval is not installed.
-        FaithgenError: If none or an unknown one is given, or the data of ours are missing.
+        FaithgenError: If none or an unknown one is given, or the data of ours are missing, broken or without a usable row.
     """
     try:
         from lm_eval.tasks import TaskManager
@@ -97,8 +115,8 @@ def check_tasks(tasks: Sequence[str], data: str | os.PathLike[str] | None) -> No
     if not tasks:
         raise FaithgenError("no lm-eval task is given; name some, e.g. --lm-eval faithgen_nq_swap")
     for name in tasks:
-        if name in OUR_TASKS:
-            _file(name, data)
+        if name in OUR_TASKS:  # read by our own loader, whose errors name file and line
+            load_dataset(OUR_TASKS[name], _file(name, data), **_OPTIONS.get(OUR_TASKS[name], {}))
     others = [name for name in tasks if name not in OUR_TASKS]
     if others:
         known = set(TaskManager().all_tasks)
@@ -110,17 +128,23 @@ def check_tasks(tasks: Sequence[str], data: str | os.PathLike[str] | None) -> No
 
 
 def table(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of (task, metric, value, standard error) of lm-eval's results."""
+    """Rows of (task, metric, value, standard error) of lm-eval's results; a metric of a task that has no value says so."""
     rows = []
     for task, values in results.get("results", {}).items():
+        found = set()
         for name, value in values.items():
             metric, _, filtered = name.partition(",")
-            if not filtered or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+            if not filtered or metric.endswith("_stderr") or not isinstance(value, (int, float, type(None))):
                 continue
+            found.add(metric)
             error = values.get(f"{metric}_stderr,{filtered}")
             shown = f"{error:.4f}" if isinstance(error, (int, float)) else "–"
             label = metric if filtered == "none" else f"{metric} ({filtered})"
-            rows.append((task, label, f"{value:.4f}", shown))
+            rows.append((task, label, _NOT_A_NUMBER if value is None else f"{value:.4f}", shown))
+        # lm-eval leaves out a metric that no row has
+        asked = results.get("configs", {}).get(task, {}).get("metric_list") or []
+        names = [str(one["metric"]) for one in asked if isinstance(one, Mapping) and "metric" in one]
+        rows += [(task, name, _NOT_A_NUMBER, "–") for name in dict.fromkeys(names) if name not in found]
     return rows
 
 

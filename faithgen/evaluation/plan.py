@@ -8,19 +8,22 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from faithgen.errors import FaithgenError
+from faithgen.evaluation.bm25 import CORPUS, with_corpus_scores
 from faithgen.evaluation.datasets import DATASETS, SHARED, SUITES, Example, Loaded, load_dataset
 from faithgen.evaluation.prompts import ChoiceStyle
 from faithgen.evaluation.store import Key
 from faithgen.evaluation.tasks import RANK, Task, task_of
 
-ANSWERING = ("base", "cafe", "full")
+ANSWERING = ("base", "cafe", "cafe:random1", "full", "full:random1")
 RANKING = ("heads", "heads:random", "icr", "bm25", "embedding")
-"""Methods of a run that names none."""
+"""Methods of a run that names none: each that uses heads beside as many random ones."""
 
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
 _SPEC = re.compile(r"([\w-]+):(.+)", re.DOTALL)
 
 
@@ -105,6 +108,11 @@ class PlannedSet:
             "changed": dict(self.loaded.changed),
         }
 
+    @cached_property
+    def scored(self) -> list[Example]:
+        """The rows with BM25 scores by all passages of the set, as the ranker `bm25_corpus` reads them."""
+        return with_corpus_scores(self.examples)
+
 
 @dataclass
 class Batch:
@@ -140,8 +148,9 @@ class Plan:
         does not suffice shows early."""
         size = self.settings.batch_size
         for one in self.sets:
-            ordered = sorted(one.examples, key=_length, reverse=True)
             for method in methods:
+                examples = one.scored if method.strip() == CORPUS else one.examples
+                ordered = sorted(examples, key=_length, reverse=True)
                 for start in range(0, len(ordered), size):
                     yield Batch(one.spec, method, ordered[start : start + size])
 
@@ -186,7 +195,8 @@ def make_plan(settings: EvalSettings) -> Plan:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """A set's name and its options, e.g. `"nq_hard:passages=10"`.
+    """A set's name and its options, e.g. `"nq_hard:passages=10"`. Values are JSON; yes, no, True and False stand for truth
+    values, and what is none of these is a string.
 
     Raises:
         FaithgenError: If the options are not `name=value`, separated by commas.
@@ -202,7 +212,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         try:
             options[name] = json.loads(text)
         except ValueError:
-            options[name] = text
+            options[name] = _WORDS.get(text.strip().lower(), text)
     return match[1], options
 
 

@@ -66,8 +66,11 @@ def evaluate(
     Args:
         settings ([`EvalSettings`]): what to run.
         output (`str` or `PathLike`): folder of the run.
-        resume (`bool`, *optional*, defaults to `False`): go on with a run that was cut off; its rows are kept.
-        baseline (`str`, *optional*): method that the others are compared with; `base` (`bm25` for rankings), or the first.
+        resume (`bool`, *optional*, defaults to `False`):
+            Go on with a run that was cut off; its rows are kept, but for those that failed: they are tried again.
+        baseline (`str`, *optional*):
+            Method that the others are compared with; that of the run taken up again, else `base` (`bm25` for rankings), or
+            the first.
         command (`Sequence[str]`, *optional*): kept in `run.json`.
         load (`Callable`, *optional*): makes the generator.
         processes ([`Processes`], *optional*): that share the run.
@@ -95,7 +98,9 @@ def evaluate(
                 folder.check_same({"settings": settings.record(), "datasets": plan.record()})
                 folder.merge(plan.order())
         with team.together():  # nobody writes before everybody has read
-            done, before = {key_of(row) for row in folder.rows()}, folder.record()
+            done, before = {key_of(row) for row in folder.rows() if "error" not in row}, folder.record()
+        if baseline is None:
+            chosen = before.get("baseline", chosen)
         unavailable = dict(before.get("unavailable", {}))
         methods = [name for name in settings.methods if name not in unavailable]
         if not before or any(key not in done for batch in plan.batches(methods) for key in batch.row_keys()):
@@ -108,7 +113,7 @@ def evaluate(
         rows = folder.rows()
         with team.together():
             if team.main:
-                _report(folder, rows)
+                _report(folder, rows, chosen)
     outcome = _outcome(folder, rows, plan, unavailable)
     _tell(outcome, rows, note)
     return outcome
@@ -170,9 +175,9 @@ def load_worker(settings: EvalSettings, device: str, load: Load = load_generator
 
 def _load_scorer(name: str, generator: FaithfulGenerator | None) -> tuple[Any, float]:
     """A scorer and the threshold it was judged with."""
-    from faithgen.evaluation.scorers import judged_threshold, load_scorer
+    from faithgen.evaluation.scorers import judged_threshold, load_scorer, reads_with_generator
 
-    options = {"model": generator.loaded} if name == "heads" and generator is not None else {}
+    options = {"model": generator.loaded} if reads_with_generator(name) and generator is not None else {}
     scorer = load_scorer(name, **options)
     return scorer, judged_threshold(scorer.name)
 
@@ -273,13 +278,19 @@ def _outcome(folder: RunFolder, rows: Sequence[Row], plan: Plan, unavailable: di
     )
 
 
-def _report(folder: RunFolder, rows: Sequence[Row]) -> None:
+def _report(folder: RunFolder, rows: Sequence[Row], baseline: str) -> None:
     from faithgen.evaluation.report import write_report
 
-    write_report(folder.path, folder.record(), rows)
+    record = folder.record()
+    if record["baseline"] != baseline:  # a finished run that is taken up again with another one
+        record["baseline"] = baseline
+        folder.write_record(record)
+    write_report(folder.path, record, rows)
 
 
 def _tell(outcome: Outcome, rows: Sequence[Row], note: Callable[[str], None]) -> None:
+    from faithgen.evaluation.worker import UNSCORED
+
     for name, reason in outcome.unavailable.items():
         note(f"left out: {name}: {reason}")
     if outcome.empty:
@@ -289,4 +300,10 @@ def _tell(outcome: Outcome, rows: Sequence[Row], note: Callable[[str], None]) ->
     if outcome.failed:
         first = next(row for row in rows if "error" in row)
         place = f"{first['dataset']} {first['id']} by {first['method']}"
-        note(f"{outcome.failed} of {outcome.rows} rows failed; the first: {place}: {first['error']}")
+        failed = f"{outcome.failed} of {outcome.rows} rows failed, --resume tries them again"
+        note(f"{failed}; the first: {place}: {first['error']}")
+    reasons = [
+        reason for row in rows if (reason := (row.get("scorer") or {}).get("reason") or "").startswith(UNSCORED)
+    ]
+    if reasons:
+        note(f"warning: {len(reasons)} of {outcome.rows} answers have no support; the first: {reasons[0]}")

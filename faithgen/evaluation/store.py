@@ -17,6 +17,8 @@ from faithgen.files import write_text
 FORMAT = "faithgen-eval-1"
 _COMPARED = ("settings", "datasets", "model", "methods", "scorer")
 _SHOWN = 3
+_LEFT_OVER = (".probe-", ".run.json-", ".rows.jsonl-")
+"""Beginnings of the temporary names that a run killed in the middle of a write leaves behind."""
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]
@@ -51,7 +53,11 @@ class RunFolder:
         try:
             folder.made = not folder.path.exists()
             folder.path.mkdir(parents=True, exist_ok=True)
-            held = [entry.name for entry in folder.path.iterdir() if entry.name != ".lock"]
+            held = [
+                entry.name
+                for entry in folder.path.iterdir()
+                if entry.name != ".lock" and not entry.name.startswith(_LEFT_OVER)
+            ]
             if folder.record_file.exists() and not resume:
                 raise FaithgenError(
                     f"--output {shown} holds another run; add --resume to go on with it, or choose another folder"
@@ -60,7 +66,7 @@ class RunFolder:
                 raise FaithgenError(f"--output {shown} is not empty and holds no run; choose another folder")
             descriptor, probe = tempfile.mkstemp(prefix=".probe-", dir=folder.path)
             os.close(descriptor)
-            os.unlink(probe)
+            Path(probe).unlink(missing_ok=True)  # another process that holds the lock may tidy it up
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise FaithgenError(f"cannot write --output {shown} ({reason}); choose another folder") from error
@@ -68,7 +74,8 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing the same run. A folder that nothing was written to is removed again.
+        """Keep other processes from writing the same run; what a killed one left half written is removed. A folder that
+        nothing was written to is removed again.
 
         Raises:
             FaithgenError: If one does.
@@ -83,6 +90,9 @@ class RunFolder:
                 f"another process is writing --output {str(self.path)!r}; wait for it, or choose another folder"
             ) from error
         try:
+            for entry in list(self.path.iterdir()):
+                if entry.name.startswith(_LEFT_OVER) and entry.is_file():
+                    entry.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -151,12 +161,9 @@ class RunFolder:
         return sorted(self.path.glob("rows-*.jsonl"))
 
     def rows(self) -> list[Row]:
-        """All whole rows, each once; shards included."""
-        found: dict[Key, Row] = {}
-        for path in (self.rows_file, *self.shard_files()):
-            for row in read_rows(path):
-                found.setdefault(key_of(row), row)
-        return list(found.values())
+        """All whole rows, each once, the last written of a key; shards, which are newer than `rows.jsonl`, included."""
+        paths = (self.rows_file, *self.shard_files())
+        return list({key_of(row): row for path in paths for row in read_rows(path)}.values())
 
     def merge(self, order: Iterable[Key]) -> list[Row]:
         """Write all rows into `rows.jsonl` in one order and remove the shards; safe to be killed at any point.

@@ -14,16 +14,20 @@ from faithgen.answer import Answer
 from faithgen.evaluation.datasets.schema import EvalDocument, Example
 from faithgen.evaluation.methods import Answerer, Method, get_method
 from faithgen.evaluation.metrics.ranking import rank_by_score
+from faithgen.evaluation.metrics.refusal import is_refusal
 from faithgen.evaluation.plan import Batch, EvalSettings
 from faithgen.evaluation.rankers import Ranker, get_ranker, load_ranker
 from faithgen.evaluation.store import Row, finite
 from faithgen.evaluation.tasks import Task, score_choice, score_ranking, score_text
 
 if TYPE_CHECKING:
-    from faithgen.evaluation.scorers.base import Scorer
+    from faithgen.evaluation.scorers.base import Scorer, Support
     from faithgen.generator import FaithfulGenerator
 
 _LOG = logging.getLogger(__name__)
+UNSCORED = "scorer failed"
+"""Beginning of the reason in rows whose answer the scorer could not judge."""
+
 _META = ("length", "depth", "length_reached", "depth_reached", "unit")
 
 
@@ -151,16 +155,39 @@ class Worker:
         return built
 
     def _support(self, examples: Sequence[Example], answers: Sequence[Answer]) -> list[Row | None]:
-        """The scorer's figures of each answer: by all documents of its row, whichever of them the method read."""
+        """The scorer's figures of each answer: by all documents of its row, whichever of them the method read.
+
+        A refusal claims nothing and has no figure, as refusals were left out where scorers were judged.
+        """
         if self.scorer is None or not answers:
             return [None] * len(answers)
-        from faithgen.evaluation.scorers.base import score_answers, summarise
+        from faithgen.evaluation.scorers.base import Support
 
-        texts = [[f"{d.title}\n{d.text}" if d.title else d.text for d in example.documents] for example in examples]
-        sentences = score_answers(
-            self.scorer, [answer.text for answer in answers], texts, [example.question for example in examples]
-        )
-        return [{"name": self.scorer.name, **asdict(summarise(found, self.threshold))} for found in sentences]
+        refusals = [is_refusal(answer.text) for answer in answers]
+        asked = zip(examples, answers, refusals, strict=True)
+        judged = iter(self._judge([(example, answer.text) for example, answer, refusal in asked if not refusal]))
+        found = (Support(None, None, None, 0, "refusal") if refusal else next(judged) for refusal in refusals)
+        return [{"name": self.scorer.name, **asdict(one)} for one in found]
+
+    def _judge(self, rows: Sequence[tuple[Example, str]]) -> list[Support]:
+        """Support of answers; one by one where they cannot be judged together. A scorer that fails costs its own figure
+        alone, not the answer."""
+        from faithgen.evaluation.scorers.base import Support, score_answers, summarise
+
+        if not rows:
+            return []
+        assert self.scorer is not None
+        texts = [[f"{d.title}\n{d.text}" if d.title else d.text for d in example.documents] for example, _ in rows]
+        try:
+            found = score_answers(
+                self.scorer, [answer for _, answer in rows], texts, [example.question for example, _ in rows]
+            )
+            return [summarise(sentences, self.threshold) for sentences in found]
+        except Exception as error:
+            if len(rows) == 1:
+                _LOG.debug("the answer of row %s cannot be judged", rows[0][0].id, exc_info=True)
+                return [Support(None, None, None, 0, f"{UNSCORED}: {_one_line(error)}")]
+        return [self._judge([row])[0] for row in rows]
 
     def _choose(self, method: Method, task: Task, examples: list[Example]) -> list[Row]:
         from faithgen.evaluation.continuations import EndingPrompt, score_endings
@@ -227,8 +254,12 @@ def _one_by_one(run: Callable[[list[Example]], list[Row]], examples: list[Exampl
     except Exception as error:
         if len(examples) == 1:
             _LOG.debug("row %s failed", examples[0].id, exc_info=True)
-            return [{"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}]
+            return [{"error": _one_line(error)}]
     return [_one_by_one(run, [example])[0] for example in examples]
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def _head(batch: Batch, example: Example, task: Task) -> Row:

@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ lm_eval = pytest.importorskip("lm_eval", reason="pip install lm-eval")
 
 from faithgen import FaithgenError  # noqa: E402
 from faithgen.decoding.contrast import combine  # noqa: E402
+from faithgen.evaluation import lm_eval_run  # noqa: E402
+from faithgen.evaluation.datasets import load_dataset  # noqa: E402
 from faithgen.evaluation.lm_eval_model import FaithgenLM, register, without_passages  # noqa: E402
 from faithgen.evaluation.lm_eval_run import OUR_TASKS, TASKS_FOLDER, check_tasks, run_tasks, table  # noqa: E402
 from faithgen.evaluation.methods import METHODS  # noqa: E402
@@ -295,6 +298,69 @@ def test_wrong_tasks_and_missing_data(generator, data, tmp_path, monkeypatch):
         run_tasks(lm, ["faithgen_nq_swap"], data=data)
     with pytest.raises(FaithgenError, match="no passages"):
         run_tasks(FaithgenLM(generator, "context"), ["faithgen_memotrap"], data=data)
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "words"),
+    [
+        ("nq_swap", '{"question": "q"\n', r"dev\.jsonl, line 1 is not valid JSON"),
+        ("nq_swap", "", "nq_swap has no usable row in .*: it is empty"),
+        (
+            "nq_swap",
+            '{"question": "q", "org_context": "c", "org_answer": ["a"], "sub_context": "c", "sub_answer": ["b"]}\n',
+            r"no usable row in .*: the answer is not in the passage \(1\)",
+        ),
+        (
+            "faitheval",
+            '{"question": "q", "answer": "x", "answerKey": "A", "choices": ["a", "b"], "context": "c"}\n',
+            r"no usable row in .*: the answer is not among the options \(1\)",
+        ),
+        ("ramdocs", '{"question": "q", "documents": []}\n', r"test\.jsonl, line 1 has no field 'gold_answers'"),
+    ],
+)
+def test_data_without_a_usable_row_are_named_before_a_model_is_loaded(data, task, content, words):
+    (path,) = data.glob(f"{task}*/*.jsonl")
+    path.write_text(content)
+    with pytest.raises(FaithgenError, match=words) as raised:
+        check_tasks([f"faithgen_{task}"], data)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_lm_eval_stumbles_over_is_one_line(generator, data, monkeypatch):
+    lm = FaithgenLM(generator)
+    monkeypatch.setattr(lm_eval_run, "check_tasks", lambda *_: None)
+    (data / "nq_swap/dev.jsonl").write_text('{"question": "q"\n')
+    with pytest.raises(FaithgenError, match=r"faithgen_nq_swap \(DatasetGenerationError: JSON parse error") as raised:
+        run_tasks(lm, ["faithgen_nq_swap"], data=data)
+    assert "\n" not in str(raised.value)
+    for error in (IndexError("list index out of range"), StopIteration()):
+        monkeypatch.setattr(lm_eval, "simple_evaluate", Mock(side_effect=error))
+        with pytest.raises(FaithgenError, match=type(error).__name__):
+            run_tasks(lm, ["faithgen_memotrap"], data=data)
+
+
+def test_our_tasks_read_as_many_rows_as_are_checked(generator, data):
+    rows = [json.loads(line) for line in (data / "nq_swap/dev.jsonl").read_text().splitlines()]
+    rows[1]["question"] = rows[0]["question"]  # another substitution of the same question
+    (data / "nq_swap/dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = run_tasks(FaithgenLM(generator), ["faithgen_nq_swap"], data=data)
+    found = load_dataset("nq_swap", data, **lm_eval_run._OPTIONS["nq_swap"])
+    assert results["n-samples"]["faithgen_nq_swap"]["original"] == len(found) == 2
+
+
+def test_metrics_without_a_value_stay_in_the_table():
+    results = {
+        "results": {
+            "t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,none": None, "f1_stderr,none": None}
+        },
+        "configs": {"t": {"metric_list": [{"metric": "acc"}, {"metric": "f1"}, {"metric": "em"}]}},
+    }
+    assert table(results) == [
+        ("t", "acc", "0.5000", "0.1000"),
+        ("t", "f1", "none: no row has a value", "–"),
+        ("t", "em", "none: no row has a value", "–"),
+    ]
+    assert table({"results": {"t": {"acc,none": 1, "acc_stderr,none": "N/A"}}}) == [("t", "acc", "1.0000", "–")]
 
 
 def test_task_files_name_their_command():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from faithgen import FaithgenError
 from faithgen.evaluation import worker as worker_module
-from faithgen.evaluation.methods import Answerer
-from faithgen.evaluation.plan import Batch, EvalSettings, make_plan, parse_spec, suite_sets
+from faithgen.evaluation.methods import Answerer, get_method
+from faithgen.evaluation.plan import ANSWERING, Batch, EvalSettings, make_plan, parse_spec, suite_sets
 from faithgen.evaluation.runner import check_methods, evaluate
 from faithgen.evaluation.scorers import load_scorer
 from faithgen.evaluation.tasks import TASKS
@@ -58,6 +58,9 @@ class Stopped(Exception):
         ("niah:lengths=[200,400],depths=[0]", "niah", {"lengths": [200, 400], "depths": [0]}),
         ("tristate:state=C_right_P_right", "tristate", {"state": "C_right_P_right"}),
         ("rgb:altered=false", "rgb", {"altered": False}),
+        ("rgb:altered=False", "rgb", {"altered": False}),
+        ("nq_swap:keep_tags=yes,swapped=No", "nq_swap", {"keep_tags": True, "swapped": False}),
+        ("niah:tokenizer=org/model", "niah", {"tokenizer": "org/model"}),
         ("rows/a:b=1.jsonl", "rows/a:b=1.jsonl", {}),
         ("hub:org/name:config", "hub:org/name:config", {}),
     ],
@@ -124,6 +127,16 @@ def test_wrong_settings_leave_no_folder_behind(settings, run, tmp_path, changes,
     with pytest.raises(FaithgenError, match=words):
         run(replace(settings, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_methods_of_a_run_that_names_none_have_their_random_heads_beside_them():
+    methods = [get_method(name) for name in ANSWERING]
+    assert EvalSettings(("toy",)).methods == ANSWERING
+    with_heads = [method.name for method in methods if method.uses_heads and method.random_heads is None]
+    assert with_heads == ["cafe", "full"]
+    assert [method.name for method in methods if method.random_heads is not None] == [
+        f"{name}:random1" for name in with_heads
+    ]
 
 
 def test_baseline_is_among_the_methods(settings):
@@ -238,6 +251,82 @@ def test_any_exception_becomes_a_row(generator, settings, monkeypatch):
     assert "answer" in rows[0]
 
 
+class Judge:
+    """A scorer whose probability for a claim is given by a function."""
+
+    name, trained_on = "judge", ()
+
+    def __init__(self, probability):
+        self.probability, self.calls = probability, []
+
+    def score(self, claims, documents, *, contexts=None):
+        self.calls.append(list(claims))
+        return [self.probability(claim) for claim in claims]
+
+
+@pytest.fixture
+def say(monkeypatch):
+    """`say("It was lit.", ...)`: what the model answers to q0, q1, ...; returns the sizes of the batches answered."""
+
+    def call(*texts):
+        original, asked = Answerer.answer, []
+
+        def answer(self, method, rows, **options):
+            asked.append(len(rows))
+            found = original(self, method, rows, **options)
+            return [
+                replace(one, text=texts[int(example.id[1:])]) for one, (example, _) in zip(found, rows, strict=True)
+            ]
+
+        monkeypatch.setattr(Answerer, "answer", answer)
+        return asked
+
+    return call
+
+
+def judged(settings, generator, scorer, count=3):
+    batch = Batch("toy", "base", [example(i) for i in range(count)])
+    return Worker(settings, generator, scorer, 0.5).run(batch, "toy", SHORT)
+
+
+def test_a_scorer_that_fails_costs_its_figure_and_not_the_answer(generator, settings, say):
+    def probability(claim):
+        if "stop" in claim:
+            raise RuntimeError("CUDA out of memory\nTried")
+        return 0.75
+
+    asked = say("It was 1807.", "The stop was built.", "It was not.")
+    rows = judged(settings, generator, Judge(probability))
+    assert asked == [3]  # nothing is generated again
+    assert [row["answer"] for row in rows] == ["It was 1807.", "The stop was built.", "It was not."]
+    assert [row["scorer"]["mean"] for row in rows] == [0.75, None, 0.75]
+    reason = "scorer failed: RuntimeError: CUDA out of memory Tried"
+    empty = {"name": "judge", "mean": None, "minimum": None, "share": None, "sentences": 0, "reason": reason}
+    assert rows[1]["scorer"] == empty
+    assert not any("error" in row for row in rows)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.5, None])
+def test_what_is_no_probability_is_no_figure(generator, settings, say, value):
+    say("One.", "Two.", "Three.")
+    rows = judged(settings, generator, Judge(lambda claim: value if claim == "Two." else 1.0))
+    assert [row["scorer"]["share"] for row in rows] == [1.0, None, 1.0]
+    assert "let it give a probability from 0 to 1" in rows[1]["scorer"]["reason"]
+
+
+def test_a_refusal_claims_nothing(generator, settings, say):
+    say("I don't know.", "It was 1807.", "The passages do not mention it.")
+    scorer = Judge(lambda claim: 0.5)
+    rows = judged(settings, generator, scorer)
+    assert scorer.calls == [["It was 1807."]]
+    assert [row["scorer"]["mean"] for row in rows] == [None, 0.5, None]
+    assert [row["scorer"]["reason"] for row in rows] == ["refusal", None, "refusal"]
+    assert [row["metrics"]["refused"] for row in rows] == [1.0, 0.0, 1.0]
+    say("I don't know.", "I don't know.", "I don't know.")
+    assert all(row["scorer"]["reason"] == "refusal" for row in judged(settings, generator, scorer))
+    assert len(scorer.calls) == 1
+
+
 def test_memotrap_rows_hold_the_scores_of_both_endings(generator, settings):
     worker = Worker(settings, generator)
     meta = {"options": [" late.", " never."], "answer_index": 0}
@@ -332,6 +421,68 @@ def test_a_finished_run_is_not_loaded_again(run, settings, tmp_path):
     outcome, _ = run(settings, resume=True, load=load)
     assert outcome.rows == 21
     assert (tmp_path / "out/report.html").exists()
+
+
+def test_resume_tries_failed_rows_again(run, settings, tmp_path, monkeypatch):
+    run(settings, "whole")
+    original, asked = Answerer.answer, []
+
+    def answer(self, method, rows, **options):
+        if any(example.id == "q2" for example, _ in rows) and not asked:
+            raise RuntimeError("CUDA out of memory")
+        return original(self, method, rows, **options)
+
+    monkeypatch.setattr(Answerer, "answer", answer)
+    outcome, notes = run(settings)
+    assert outcome.failed == 3
+    assert any("3 of 21 rows failed, --resume tries them again" in text for text in notes)
+    written = (tmp_path / "out/rows.jsonl").read_text().splitlines()
+    asked.append("again")
+    outcome, _ = run(settings, resume=True)
+    assert (outcome.rows, outcome.failed) == (21, 0)
+    rows = (tmp_path / "out/rows.jsonl").read_text().splitlines()
+    assert len(rows) == 21
+    assert set(rows) >= {line for line in written if '"error"' not in line}  # what there was is kept byte for byte
+    assert [row["answer"] for row in map(json.loads, rows)] == [
+        row["answer"] for row in read(tmp_path / "whole/rows.jsonl")
+    ]
+
+
+def test_resume_with_another_baseline(run, settings, tmp_path):
+    def load(*_):
+        raise AssertionError("loaded")
+
+    def baselines():
+        summary = json.loads((tmp_path / "out/summary.json").read_text())
+        (figures,) = summary.values()
+        compared = [one["method"] for one in figures["methods"] if one["differences"]]
+        return json.loads((tmp_path / "out/run.json").read_text())["baseline"], figures["baseline"], compared
+
+    run(settings)
+    assert baselines() == ("base", "base", ["cafe", "heads"])
+    run(settings, resume=True, baseline="heads", load=load)
+    assert baselines() == ("heads", "heads", ["base", "cafe"])
+    run(settings, resume=True, load=load)  # none is named: that of the run stays
+    assert baselines() == ("heads", "heads", ["base", "cafe"])
+    lines = (tmp_path / "out/rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out/rows.jsonl").write_text("".join(lines[:-1]))
+    run(settings, resume=True)
+    assert baselines() == ("heads", "heads", ["base", "cafe"])
+
+
+def test_a_scorer_that_fails_is_told(run, settings, tmp_path, monkeypatch):
+    from faithgen.evaluation import runner
+
+    def probability(claim):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(runner, "_load_scorer", lambda *_: (Judge(probability), 0.5))
+    outcome, notes = run(replace(settings, methods=("base",), limit=3))
+    assert (outcome.rows, outcome.failed) == (3, 0)
+    assert any("3 of 3 answers have no support" in text and "no such kernel" in text for text in notes)
+    (figures,) = json.loads((tmp_path / "out/summary.json").read_text()).values()
+    estimate = figures["methods"][0]["metrics"]["support_mean"]
+    assert (estimate["mean"], estimate["reason"]) == (None, "scorer failed: RuntimeError: no such kernel")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,18 @@ def test_rows_of_shards_are_merged_in_order_and_once(tmp_path):
     assert folder.merge([]) == merged  # rows without a place are kept
 
 
+def test_the_last_line_of_a_row_counts(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.rows_file.write_text(lines([row(0, "base", 0.0, error="E: x"), row(1, "base", 1.0), row(0, "base", 0.5)]))
+    folder.shard_file(0).write_text(lines([row(1, "base", 0.25)]))
+    assert [(one["id"], one["metrics"]["sub_em"], "error" in one) for one in folder.rows()] == [
+        ("q0", 0.5, False),
+        ("q1", 0.25, False),
+    ]
+    folder.merge([])
+    assert folder.rows_file.read_text().count("\n") == 2
+
+
 def test_a_torn_last_line_is_cut_off_before_more_is_written(tmp_path):
     folder = RunFolder(tmp_path)
     folder.rows_file.write_bytes(lines([row(0, "base", 1.0)]).encode() + '{"question": "Ünï'.encode()[:-1])
@@ -82,6 +94,23 @@ def test_another_run_or_other_files_are_not_written_over(tmp_path):
         with pytest.raises(FaithgenError, match="holds no run"):
             RunFolder.create(other, resume=resume)
     assert RunFolder.create(tmp_path / "new" / "deep", resume=True).path.is_dir()
+
+
+def test_what_a_kill_left_half_written_is_no_other_run(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    left = [run / name for name in (".probe-ab12", ".run.json-x_y1", ".rows.jsonl-zz")]
+    for path in left:
+        path.write_text("{")
+    for resume in (False, True):
+        folder = RunFolder.create(run, resume=resume)
+        assert all(path.exists() for path in left)  # they may be another process's, until the folder is locked
+    with folder.locked():
+        assert sorted(path.name for path in run.iterdir()) == [".lock"]
+        folder.write_record(record())
+    (run / ".run.json-more").write_text("{")
+    with RunFolder.create(run, resume=True).locked():
+        assert sorted(path.name for path in run.iterdir()) == [".lock", "run.json"]
 
 
 def test_output_that_cannot_be_written(tmp_path, monkeypatch):

@@ -146,9 +146,12 @@ def _check(name: str, dataset: DataSet, split: str | None, limit: Any, seed: Any
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise FaithgenError(f"seed is {seed!r}; give a whole number")
     parameters = inspect.signature(dataset.build).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
+    known = {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    for option, value in options.items():
+        if option in known:
+            if isinstance(known[option], bool) and not isinstance(value, bool):
+                raise FaithgenError(f"the option {option} of {name} is {value!r}; give true or false")
+        else:
             raise FaithgenError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
 
 

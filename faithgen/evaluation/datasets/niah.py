@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.text import split_sentences
@@ -26,7 +28,7 @@ def niah(
     *,
     lengths: Sequence[int] = (1000, 2000, 4000),
     depths: Sequence[float] = (0, 25, 50, 75, 100),
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
     passage_words: int | None = 100,
     samples: int = 1,
 ) -> Iterator[Example]:
@@ -39,14 +41,17 @@ def niah(
     Args:
         lengths (`Sequence[int]`, *optional*): of needle and haystack together, in tokens of `tokenizer`, or in words.
         depths (`Sequence[float]`, *optional*): share of the haystack before the needle, in percent, 0 to 100.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): words between white space are counted where it is `None`.
+        tokenizer (`PreTrainedTokenizerBase`, `str` or `PathLike`, *optional*):
+            What counts tokens, or the model it belongs to: `"default"`, a folder with `tokenizer.json`, or a hub id. Words
+            between white space are counted where it is `None`.
         passage_words (`int`, *optional*, defaults to 100):
             Cut the text into documents of at least so many words, at the ends of sentences; the last may be shorter.
             `None` gives one document.
         samples (`int`, *optional*, defaults to 1): haystacks drawn for each needle.
 
     Raises:
-        FaithgenError: If an option is out of its range, or the essays are shorter than a length.
+        FaithgenError: If an option is out of its range, the tokenizer cannot be loaded, or the essays are shorter than a
+            length.
     """
     if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in lengths):
         raise FaithgenError(f"lengths is {lengths!r}; give whole numbers, 1 or more")
@@ -55,11 +60,12 @@ def niah(
     for name, value in (("passage_words", passage_words), ("samples", samples)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise FaithgenError(f"{name} is {value!r}; give a whole number, 1 or more")
+    counter = _load_tokenizer(tokenizer)
 
     def count(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False)) if tokenizer is not None else len(text.split())
+        return len(text.split()) if counter is None else len(counter.encode(text, add_special_tokens=False))
 
-    unit = "words" if tokenizer is None else "tokens"
+    unit = "words" if counter is None else "tokens"
     essays = [_folded(row.text("text")) for row in tables["essays"]]
     built = []
     for row in tables["rows"]:
@@ -152,6 +158,32 @@ class _Straw:
                 documents.append(EvalDocument(str(len(documents) + 1), "", " ".join(part), gold))
                 part = []
         return documents
+
+
+def _load_tokenizer(given: Any) -> Any:
+    """A tokenizer as it is, or that of a model by name or folder."""
+    if given is None:
+        return None
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    if isinstance(given, PreTrainedTokenizerBase):
+        return given
+    if not isinstance(given, (str, os.PathLike)) or not str(given).strip():
+        raise FaithgenError(f"tokenizer is {given!r}; give default, a folder with tokenizer.json, or a hub id")
+    from faithgen import hf
+    from faithgen.models import locate
+
+    hf.quiet()
+    folder = Path(given).expanduser()
+    target = str(folder) if (folder / "tokenizer.json").is_file() else locate(given)[0]
+    try:
+        return AutoTokenizer.from_pretrained(target)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FaithgenError(
+            f"the tokenizer of {str(given)!r} could not be loaded ({reason[:200]}); give default, a folder with "
+            "tokenizer.json, or a hub id"
+        ) from error
 
 
 def _folded(text: str) -> str:

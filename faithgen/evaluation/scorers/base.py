@@ -118,7 +118,7 @@ def score_answers(
         that asserts nothing.
 
     Raises:
-        FaithgenError: If the lengths differ.
+        FaithgenError: If the lengths differ, or the scorer's answer is not one number from 0 to 1 for each claim.
     """
     questions = [""] * len(answers) if questions is None else questions
     if not len(answers) == len(documents) == len(questions):
@@ -137,6 +137,15 @@ def score_answers(
             for row, claim in zip(owners, claims, strict=True)
         ],
     )
+    if len(probabilities) != len(claims):
+        raise FaithgenError(
+            f"scorer {scorer.name!r} gave {len(probabilities)} numbers for {len(claims)} claims; let it give one for each"
+        )
+    for claim, probability in zip(claims, probabilities, strict=True):
+        if probability is None or not 0 <= probability <= 1:  # NaN is neither
+            raise FaithgenError(
+                f"scorer {scorer.name!r} gave {probability} for {claim.text[:80]!r}; let it give a probability from 0 to 1"
+            )
     scored: list[list[SentenceScore]] = [[] for _ in answers]
     for row, claim, probability in zip(owners, claims, probabilities, strict=True):
         scored[row].append(SentenceScore(claim.text, probability, claim.start, claim.end))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.datasets import load_dataset
+from faithgen.evaluation.plan import EvalSettings, make_plan
 
 NEEDLES = [
     {"question": "Where is the key?", "needle": "The key lies under the mat.", "real_needle": "under the mat"},
@@ -123,6 +124,24 @@ def test_nothing_of_the_needle_is_lost_whatever_is_asked(tmp_path_factory, lengt
     assert 0 <= example.meta["depth_reached"] <= 100
 
 
+def test_the_tokenizer_of_a_model_by_name_or_folder(root, byte_level, tiny_folder, tmp_path, monkeypatch):
+    options = {"lengths": (500,), "depths": (0, 60)}
+    wanted = load_dataset("niah", root, tokenizer=byte_level, **options)
+    byte_level.save_pretrained(tmp_path / "alone")
+    for path in (tmp_path / "alone").iterdir():
+        if path.name != "tokenizer.json":
+            path.unlink()
+    for folder in (tiny_folder, str(tiny_folder), str(tmp_path / "alone")):
+        assert load_dataset("niah", root, tokenizer=folder, **options) == wanted
+    spec = f"niah:lengths=[500],depths=[0,60],tokenizer={tiny_folder}"  # as on the command line
+    (planned,) = make_plan(EvalSettings((spec,), data=str(root))).sets
+    assert planned.examples == wanted.examples
+    asked = []
+    monkeypatch.setattr("faithgen.models.locate", lambda name: asked.append(name) or (str(tiny_folder), "tiny", "0"))
+    assert load_dataset("niah", root, tokenizer="default", **options) == wanted
+    assert asked == ["default"]
+
+
 def test_needles_that_cannot_be_used_are_counted(write):
     write("essays.jsonl", [{"text": essay(0, 60) + " The key lies  under\nthe mat."}])
     rows = [
@@ -146,6 +165,11 @@ def test_needles_that_cannot_be_used_are_counted(write):
         ({"depths": (float("nan"),)}, "depths is"),
         ({"passage_words": 0}, "passage_words is 0"),
         ({"samples": 0}, "samples is 0"),
+        ({"tokenizer": [1]}, r"tokenizer is \[1\]; give default, a folder with tokenizer\.json, or a hub id"),
+        ({"tokenizer": 5}, "tokenizer is 5; give"),
+        ({"tokenizer": " "}, "tokenizer is ' '; give"),
+        ({"tokenizer": "no-such-model"}, r"the tokenizer of 'no-such-model' could not be loaded \(.*\); give default"),
+        ({"tokenizer": "/no/such/folder"}, "'/no/such/folder' does not exist"),
     ],
 )
 def test_wrong_options(root, options, message):
