@@ -73,7 +73,7 @@ def _assets(name: str) -> tuple[str, str]:
         (_TEMPLATES / f"{name}.{suffix}").read_text(encoding="utf-8").replace("\r\n", "\n") for suffix in ("css", "js")
     )
     themes = f":root {{ {css_variables(LIGHT)} }}\n"
-    themes += f"@media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
+    themes += f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}\n"
     return f"\n{themes}{css_steps()}{style}", f"\n{script}"
 
 

@@ -3,9 +3,11 @@
 Without Chromium these tests are skipped, and with FAITHGEN_REQUIRE_BROWSER (as in `.ci/run`) they fail.
 """
 
+import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -50,12 +52,14 @@ def missing(reason):
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Open the page of an answer; at the end nothing may have been complained about, asked or loaded."""
+    """Open the page of an answer, or a file; at the end nothing may have been complained about, asked or loaded."""
     contexts, troubles = [], []
 
     def call(answer=None, source=None, strict=True, **options):
         path = tmp_path / f"{len(contexts)}.html"
-        if source is None:
+        if isinstance(source, Path):
+            path = source
+        elif source is None:
             write_report(answer or make_answer(), path, **head_sets())
         else:
             path.write_text(source, encoding="utf-8")
@@ -225,6 +229,66 @@ def test_the_card_does_not_lie_on_its_word(show):
     assert 0 <= after["y"] < after["y"] + after["height"] <= shown["y"]
 
 
+def overlap(one, other):
+    """Whether two boxes share more than an edge."""
+    across = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+    down = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
+    return across > 0.5 and down > 0.5
+
+
+def long_answer(words, **changes):
+    return make_answer(tokens=[" The", " mill", " is", " Ada's", ".", *[" again"] * words], **changes)
+
+
+@pytest.mark.parametrize(
+    ("viewport", "question", "words"),
+    [
+        (WIDE, "Who?", 60),  # two columns, room below
+        (WIDE, "Who?", 900),  # the answer scrolls by itself
+        ({"width": 900, "height": 800}, "Who?", 60),  # one column
+        ({"width": 900, "height": 800}, "Why? " * 260, 60),  # no room below: above
+    ],
+)
+def test_the_card_hides_no_line_of_the_answer(show, viewport, question, words):
+    page = show(long_answer(words, question=question), viewport=viewport)
+    answer, tokens = page.locator("#answer"), page.locator(".token")
+    answer.evaluate("one => scrollTo(0, Math.max(0, one.getBoundingClientRect().bottom + scrollY - innerHeight + 30))")
+    for place in (0, 7, 40):
+        tokens.nth(place).hover()
+        assert f"faithful{place}" in card(page).inner_text()
+        shown, text = card(page).bounding_box(), answer.bounding_box()
+        assert not overlap(shown, text)
+        assert 0 <= shown["y"] < shown["y"] + shown["height"] <= viewport["height"]
+    above = shown["y"] < text["y"]
+    assert above == (len(question) > 99)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.8])
+def test_where_the_answer_fills_the_window_the_card_keeps_away_from_its_word(show, place):
+    viewport = {"width": 1280, "height": 640}
+    page = show(long_answer(1200), viewport=viewport)
+    word = page.locator(".token").nth(700)
+    word.evaluate(f"one => scrollTo(0, one.getBoundingClientRect().top + scrollY - innerHeight * {place})")
+    word.hover()
+    shown, line = card(page).bounding_box(), word.bounding_box()
+    around = {**line, "y": line["y"] - line["height"], "height": 3 * line["height"]}
+    assert not overlap(shown, around)
+    assert 0 <= shown["y"] < shown["y"] + shown["height"] <= viewport["height"]
+    assert (shown["y"] > line["y"]) == (place < 0.5)
+
+
+def test_printed_it_keeps_its_shades_on_white(show):
+    page = show(color_scheme="dark")
+    page.locator(".sentence").first.click()
+    page.emulate_media(media="print", color_scheme="dark")
+    for part in (".token", ".ramp i", ".key.coarse", ".passage.lit", "#sources .figure"):
+        assert page.locator(part).first.evaluate("one => getComputedStyle(one).printColorAdjust") == "exact", part
+    assert card(page).is_hidden()
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb({}, {}, {})".format(
+        *(int(LIGHT.text[i : i + 2], 16) for i in (1, 3, 5))
+    )
+
+
 def test_an_empty_answer_opens(show):
     answer = make_answer()
     answer.text, answer.tokens = "", []
@@ -284,6 +348,31 @@ def test_hostile_texts_run_nothing(show, attack):
     assert page.locator("h1").inner_text() == f"q {attack}"
     for text in page.locator(".document.kept .text").all():
         assert text.inner_text() == f"{attack} Ada built it. {attack}"
+
+
+def test_hostile_texts_in_the_file_that_the_command_writes(run, model_options, show, tmp_path):
+    """From the command line to the browser: nothing in between is a stand-in but the model's size."""
+    documents, path = tmp_path / "documents.jsonl", tmp_path / "answer.html"
+    rows = [
+        {
+            "id": f"{number}{attack}",
+            "title": attack,
+            "text": f"{attack} The lighthouse was first lit in 1868. {attack}",
+        }
+        for number, attack in enumerate(ATTACKS[:3])
+    ]
+    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["generate", f"What was lit? {ATTACKS[0]}", "-d", documents, "--max-new-tokens", 12, "--report", path]
+    code, out, _ = run(*asked, *model_options)
+    assert code == 0
+    page = show(source=path)
+    assert page.locator("#answer").inner_text().split() == out.split("\n\n")[0].split()
+    page.locator(".sentence").first.click()
+    assert page.locator(".lit").count() >= 1
+    assert page.locator("#sources li").count() >= 1
+    assert ATTACKS[0] in page.locator(".documents").inner_text()
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.__pwned") is None
 
 
 @pytest.mark.parametrize("attack", [attack for attack in ATTACKS[:6] if "autofocus" not in attack])

@@ -54,11 +54,26 @@
     );
     card.hidden = false;
     document.body.classList.add("has-card");
+    place(token);
+  };
+
+  // On wide screens the card lies below the whole answer, or above it where there is no room: it hides no line of what is
+  // being read. Where the answer fills the window, it lies at the end of the window that is farther from the word.
+  const GAP = 8;
+  const place = (token) => {
     const box = panel.getBoundingClientRect();
+    const text = answer.getBoundingClientRect();
     const [line] = token.getClientRects();
+    const room = card.offsetHeight + GAP;
+    let top = text.bottom + GAP;
+    if (text.bottom + GAP + room > innerHeight) {
+      if (text.top >= room + GAP) top = text.top - room;
+      else if (line.top + line.bottom > innerHeight) top = Math.min(GAP, line.top - room);
+      else top = Math.max(innerHeight - room, line.bottom + GAP);
+    }
     const left = Math.max(0, Math.min(line.left - box.left - 12, box.width - card.offsetWidth - 2));
     card.style.setProperty("--x", `${left}px`);
-    card.style.setProperty("--y", `${line.bottom - box.top + 8}px`);
+    card.style.setProperty("--y", `${top - box.top}px`);
   };
 
   // On narrow screens the card lies at the bottom, over what is there.
