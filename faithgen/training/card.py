@@ -24,7 +24,8 @@ tags:
 
 # {{ name }}
 
-{{ record.base.model_id }} trained with [{{ paper[0] }}]({{ paper[1] }}) to answer from the documents it is given, by
+{{ record.base.model_id }}{% if record.base.revision %} (revision {{ record.base.revision }}){% endif %} trained with
+[{{ paper[0] }}]({{ paper[1] }}) to answer from the documents it is given, by
 [faithgen](https://pypi.org/project/faithgen/) {{ record.versions.faithgen }}.
 {% if record.control %}
 The control tokens {{ record.control.control_tokens | join(" and ") }} stand at the {{ record.control.control_position }} of
@@ -33,11 +34,12 @@ the user turn. `FaithfulGenerator` finds them by itself and contrasts the two br
 ```python
 from faithgen import FaithfulGenerator
 
-generator = FaithfulGenerator.from_pretrained("{{ name }}")
+generator = FaithfulGenerator.from_pretrained("{{ name }}"){% if not merged %}  # a folder on this machine{% endif %}
 answer = generator.generate("Who built it?", documents=[{"text": "Ada built it in 1921."}])
 ```
 {% if not merged %}
-This is an adapter: faithgen puts it on its base model. Other engines (vLLM, plain transformers) want it merged:
+This is an adapter: faithgen reads it from a local folder (`hf download ORG/{{ name }} --local-dir {{ name }}` where it is on
+the hub) and puts it on its base model. By a hub name, and in other engines (vLLM, plain transformers), it works merged:
 `faithgen export --checkpoint {{ name }} --output merged --merge`.
 {% endif %}
 ## Data

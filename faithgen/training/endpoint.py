@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException, InvalidURL
 from typing import Any
 
 from faithgen.errors import FaithgenError
@@ -56,10 +57,16 @@ class EndpointSampler:
             FaithgenError: If the server cannot be reached or serves none.
         """
         if self.model is None:
-            served = self._call("models", retries=0).get("data") or []
-            if not served:
-                raise FaithgenError(f"endpoint {self.url!r} serves no model; name one")
-            self.model = str(served[0]["id"])
+            reply = self._call("models", retries=0)
+            try:
+                served = reply["data"]
+                self.model = str(served[0]["id"]) if served else None
+            except (KeyError, IndexError, TypeError) as error:
+                raise FaithgenError(
+                    f"endpoint {self.url!r} did not answer with a list of models; is it OpenAI-compatible?"
+                ) from error
+            if self.model is None:
+                raise FaithgenError(f"endpoint {self.url!r} serves no model; start it with one")
         return self.model
 
     def __call__(self, prompts: Sequence[list[int]], seeds: Sequence[int]) -> list[Sample]:
@@ -85,7 +92,7 @@ class EndpointSampler:
         reply = self._call("completions", request)
         try:
             choice = reply["choices"][0]
-            return Sample(str(choice["text"]).strip(), choice.get("finish_reason") == "stop")
+            return Sample(choice["text"].strip(), choice.get("finish_reason") == "stop")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise FaithgenError(
                 f"endpoint {self.url!r} did not answer with a completion; is it OpenAI-compatible?"
@@ -103,16 +110,25 @@ class EndpointSampler:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
                     return json.loads(reply.read())
             except urllib.error.HTTPError as error:
-                said = " ".join(error.read(500).decode("utf-8", "replace").split())
+                said = " ".join(_start_of(error).split())
                 if error.code not in _RETRIED or attempt == retries:
                     raise FaithgenError(
                         f"endpoint {self.url!r} refused the request ({error.code}: {said[:200]})"
                     ) from error
-            except (OSError, ValueError) as error:
-                if isinstance(error, ValueError) or attempt == retries:
+            except (OSError, ValueError, RecursionError, HTTPException) as error:
+                lasting = isinstance(error, ValueError | RecursionError | InvalidURL)
+                if lasting or attempt == retries:
                     reason = getattr(error, "reason", None) or error
                     raise FaithgenError(
                         f"endpoint {self.url!r} cannot be used ({reason}); is the server up?"
                     ) from error
             time.sleep(self.pause * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _start_of(error: urllib.error.HTTPError) -> str:
+    """What a server said with its refusal, as far as it came."""
+    try:
+        return error.read(500).decode("utf-8", "replace")
+    except (OSError, HTTPException):
+        return ""

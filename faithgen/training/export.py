@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 from faithgen import models
-from faithgen.adapters import merge_adapter
+from faithgen.adapters import is_adapter, merge_adapter
 from faithgen.errors import FaithgenError
 from faithgen.training.card import model_card
+from faithgen.training.loading import Base, hub_commit
 from faithgen.training.record import read_record, write_record
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -35,7 +37,9 @@ def export_checkpoint(
         merge (`bool`, *optional*, defaults to `False`):
             Merge the adapter into its base model: an ordinary checkpoint for transformers, vLLM and others. Otherwise the
             adapter alone, which faithgen puts on its base when it loads it. A checkpoint of a whole model is whole already.
-        base (`str`, *optional*): the base model, where it is not found under the name it was trained by.
+        base (`str`, *optional*):
+            The base model, where it is not found under the name it was trained by, or has changed there. If it is not of the
+            revision that was trained, this is warned of; without `base` it is an error.
         dtype (`str`, *optional*, defaults to `"auto"`): of the weights; `"auto"` keeps that of the base, or of the adapter.
         results (`str` or `PathLike`, *optional*): JSON of figures for the card: a list of rows, or name to figure.
 
@@ -49,9 +53,9 @@ def export_checkpoint(
     if dtype not in DTYPES:
         raise FaithgenError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     record = read_record(source)
-    if base is not None:
-        record["base"]["name"] = base
-    adapter = models.is_adapter(source)
+    trained = Base.from_record(record)
+    record["base"]["name"] = base or trained.name
+    adapter = is_adapter(source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FaithgenError(f"output {str(target)!r} is not empty; choose another")
     whole = merge or not adapter
@@ -61,10 +65,12 @@ def export_checkpoint(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         os.chmod(temporary, 0o755)
-        if whole:
-            _write_whole(source, temporary, record, dtype, adapter)
+        if not whole:
+            _write_adapter(source, temporary, trained, base or trained.name, dtype)
+        elif adapter:
+            _load_merged(source, trained, base, dtype).save_pretrained(temporary)
         else:
-            _write_adapter(source, temporary, record, dtype)
+            _load(str(source), dtype).save_pretrained(temporary)
         _tokenizer(source).save_pretrained(temporary)
         write_record(temporary, {**record, "merged": whole})
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -83,25 +89,34 @@ def export_checkpoint(
     return target
 
 
-def _write_whole(source: Path, folder: Path, record: dict[str, Any], dtype: str, adapter: bool) -> None:
-    """The merged model (or the whole one as it is)."""
+def _load(name: str, dtype: str, revision: str | None = None) -> Any:
     from transformers import AutoModelForCausalLM
 
-    name = record["base"]["name"] if adapter else str(source)
-    target = models.locate(name)[0] if adapter else str(source)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(target, dtype=dtype, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision, use_safetensors=True)
     except (OSError, ValueError) as error:
+        at = f" (revision {revision})" if revision else ""
         raise FaithgenError(
-            f"the model {name!r} could not be loaded; name the base that was trained with --base"
+            f"the model {name!r}{at} could not be loaded; name the base that was trained with --base"
         ) from error
-    if adapter:
-        advice = "name the base that was trained with --base"
-        model, _ = merge_adapter(model, _tokenizer(source), source, name, advice)
-    model.save_pretrained(folder)
 
 
-def _write_adapter(source: Path, folder: Path, record: dict[str, Any], dtype: str) -> None:
+def _load_merged(source: Path, trained: Base, base: str | None, dtype: str) -> Any:
+    """The base model with the adapter merged."""
+    name = base or trained.name
+    target, _, checksum = models.locate(name)
+    pinned = trained.commit if checksum is None and name == trained.name else None
+    model = _load(target, dtype, pinned)
+    found = checksum or pinned or hub_commit(target) or "unknown"
+    if trained.revision not in ("", found):
+        what = f"the base model {name!r} has revision {found}, and the adapter was trained on {trained.revision}"
+        if base is None:
+            raise FaithgenError(f"{what}; name the base that was trained with --base")
+        warnings.warn(f"{what}; are they the same model?", UserWarning, stacklevel=3)
+    return merge_adapter(model, _tokenizer(source), source, name, "name the base that was trained with --base")[0]
+
+
+def _write_adapter(source: Path, folder: Path, trained: Base, name: str, dtype: str) -> None:
     """The adapter's weights in the dtype asked for, and its config."""
     import torch
     from safetensors import SafetensorError
@@ -116,7 +131,7 @@ def _write_adapter(source: Path, folder: Path, record: dict[str, Any], dtype: st
         ) from error
     if dtype != "auto":
         weights = {name: weight.to(getattr(torch, dtype)) for name, weight in weights.items()}
-    settings["base_model_name_or_path"] = record["base"]["name"]
+    settings |= {"base_model_name_or_path": name, "revision": trained.commit if name == trained.name else None}
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from datasets import Dataset
@@ -12,7 +13,7 @@ from faithgen import hf
 from faithgen.errors import FaithgenError
 from faithgen.prompting import control_settings
 from faithgen.training.lm_head import score_answers_only
-from faithgen.training.loading import finish_adapter, load_trainable
+from faithgen.training.loading import finish_adapter, load_reference, load_trainable
 from faithgen.training.preparation import LengthReport, prepare
 from faithgen.training.prompts import RowEncoder, answer_end
 from faithgen.training.record import training_record, write_record
@@ -43,6 +44,10 @@ class RetMaskTrainer(DPOTrainer):
 
     _tag_names = ["trl", "faithgen", "retmask"]  # noqa: RUF012 (as in TRL)
     _name = "RetMask"
+    _paper = {  # noqa: RUF012
+        "title": "From Interpretability to Performance: Optimizing Retrieval Heads for Long-Context Language Models",
+        "id": "2601.11020",
+    }
 
     def __init__(
         self,
@@ -78,9 +83,12 @@ class RetMaskTrainer(DPOTrainer):
         )
         self.length_reports: dict[str, LengthReport] = {}
         self.data_info: dict[str, Any] = {}
+        reference = ref_model
+        if ref_model is None and peft_config is None and self.base.commit and _keeps_reference(model, args):
+            reference = load_reference(model, self.base, args.trust_remote_code)
         super().__init__(
             model=model,
-            ref_model=ref_model,
+            ref_model=reference,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -90,6 +98,8 @@ class RetMaskTrainer(DPOTrainer):
             peft_config=peft_config,
         )
         score_answers_only(model)
+        if ref_model is None and args.precompute_ref_log_probs:
+            self.ref_model = None  # as TRL does with one that it loaded itself
         if self.ref_model is not None:
             score_answers_only(self.accelerator.unwrap_model(self.ref_model))
         if peft_config is not None:
@@ -109,3 +119,9 @@ class RetMaskTrainer(DPOTrainer):
         if self.args.should_save:
             folder: Any = output_dir or self.args.output_dir
             write_record(folder, training_record(self, "retmask", control_settings(self.processing_class)))
+
+
+def _keeps_reference(model: Any, args: RetMaskConfig) -> bool:
+    """Whether TRL would load a second model: not for an adapter, nor to compute its scores first unless under FSDP."""
+    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    return not hasattr(model, "peft_config") and (fsdp or not args.precompute_ref_log_probs)

@@ -117,6 +117,8 @@ class RHIOTrainer(SFTTrainer):
         )
         score_answers_only(model)
         if peft_config is not None:
+            if not args.deepspeed_plugin or args.deepspeed_plugin.zero_stage < 3:  # ZeRO-3 wants one dtype
+                _keep_tokens_exact(self.model)
             finish_adapter(self.model, self.base)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
@@ -196,6 +198,16 @@ def _answer_tokens(labels: torch.Tensor, branches: torch.Tensor) -> torch.Tensor
     """Faithful and unfaithful tokens with a loss `[2]`."""
     answers, unfaithful = labels[:, 1:] != -100, branches[:, 1:] == 1
     return torch.stack([(answers & ~unfaithful).sum(), (answers & unfaithful).sum()])
+
+
+def _keep_tokens_exact(model: Any) -> None:
+    """Train the rows of the control tokens in float32, where TRL casts them to bfloat16 with the LoRA weights (QLoRA).
+
+    Most small updates of a row would round away; for the LoRA weights bfloat16 is TRL's choice, after QLoRA's paper.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "trainable_tokens_delta" in name:
+            parameter.data = parameter.data.float()
 
 
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
-"""A JSONL file, the name of a data set on the hub, a `datasets.Dataset`, or rows in memory."""
+"""A JSONL file, a folder or hub name of a data set, a `datasets.Dataset`, or rows in memory."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def read_rows(
 
     Args:
         source (path, name, `Dataset` or iterable of mappings):
-            A file that ends in `.jsonl` (or `.json` with the same lines), the hub name of a data set, or the rows.
-        split (`str`, *optional*, defaults to `"train"`): split of a data set by name.
+            A file that ends in `.jsonl` (or `.json` with the same lines), a folder or hub name of a data set (see
+            [`load_split`]), or the rows.
+        split (`str`, *optional*, defaults to `"train"`): split of a data set by folder or name.
         needs (`Sequence[str]`, *optional*, defaults to `("answer",)`):
             Columns that must hold text beside `question` and `documents`: `"answer"`, `"unfaithful"`.
         limit (`int`, *optional*): read at most this many.
@@ -112,15 +113,50 @@ def row_from(item: Mapping[str, Any], place: str, needs: Sequence[str] = ("answe
     return _row(item, place, place, needs)
 
 
+def load_split(name: str, split: str, config_name: str | None = None) -> Any:
+    """A split of a data set on the hub, in a folder that `load_dataset` reads, or in one that `save_to_disk` wrote.
+
+    A folder that holds a single saved set is that set, whatever the split.
+
+    Args:
+        name (`str`): hub name, or path of a folder.
+        split (`str`): e.g. `"train"`.
+        config_name (`str`, *optional*): configuration of a set that has several.
+
+    Raises:
+        FaithgenError: If it cannot be read or has no such split.
+        MissingExtraError: If the `datasets` package is not installed.
+    """
+    try:
+        from datasets import DatasetDict, load_dataset, load_from_disk
+    except ImportError as error:
+        raise MissingExtraError(f"reading the data set {name!r}", "train") from error
+    try:
+        if not any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            return load_dataset(name, name=config_name, split=split)
+        found = load_from_disk(name)
+        if not isinstance(found, DatasetDict):
+            return found
+        if split not in found:
+            raise ValueError(f"it has {', '.join(map(str, found))}")
+        return found[split]
+    except Exception as error:  # `datasets` raises anything from ConnectionError to its own classes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FaithgenError(
+            f"data set {name!r} (split {split!r}) could not be read ({reason}); give a JSONL file, or a folder or the name "
+            "of a data set"
+        ) from error
+
+
 def _open(source: Source, split: str) -> tuple[str, Iterator[tuple[str, Any]]]:
     """Name of the source, and its rows with their places."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_file():
             return str(path), _lines(path)
-        if path.suffix in (".jsonl", ".json") or path.is_absolute() or path.is_dir():
+        if not path.is_dir() and (path.suffix in (".jsonl", ".json") or path.is_absolute()):
             raise FaithgenError(f"there is no file {str(path)!r}; give a JSONL file or the name of a data set")
-        return str(source), _numbered(_from_hub(str(source), split))
+        return str(source), _numbered(load_split(str(source), split))
     if isinstance(source, Mapping):
         raise FaithgenError("the rows are one mapping; give a list of them")
     return "the data", _numbered(source)
@@ -142,20 +178,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise FaithgenError(f"{path}, line {number} is not valid JSON; put one object on each line") from error
-
-
-def _from_hub(name: str, split: str) -> Any:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingExtraError(f"reading the data set {name!r}", "train") from error
-    try:
-        return load_dataset(name, split=split)
-    except Exception as error:  # `datasets` raises anything from ConnectionError to its own classes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FaithgenError(
-            f"data set {name!r} (split {split!r}) could not be read ({reason}); give a JSONL file or the name of a data set"
-        ) from error
 
 
 def _row(item: Any, place: str, number: str, needs: Sequence[str]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def build_unfaithful(
     Args:
         model ([`LoadedModel`], name or path, *optional*):
             The model; by name the packaged default if not given. With an endpoint only its tokenizer and config are read.
-        source: rows `{id, question, documents, answer}`: JSONL file, data set name, `datasets.Dataset` or iterable.
+        source: rows `{id, question, documents, answer}`: JSONL file, folder or name of a data set, `Dataset`, iterable.
         output (`str` or `PathLike`): JSONL to write.
         config ([`UnfaithfulConfig`], *optional*): heads, sampling and filters.
         heads (`"auto"`, path, [`HeadSet`] or a list of these, *optional*, defaults to `"auto"`):
@@ -87,6 +88,7 @@ def build_unfaithful(
         text: PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), text)
         for text in {row.instruction or config.instruction for row in rows}
     }
+    _check_sampled(files, rows)
     with files.opened(made | asdict(config), {row.id for row in rows}) as done:
         total = len(rows)
         prompts = _prompts(builders, [row for row in rows if row.id not in done], config, files)
@@ -101,6 +103,29 @@ def build_unfaithful(
             if progress is not None:
                 progress(finished, total)
     return files.summary
+
+
+def _check_sampled(files: SampleFiles, rows: Sequence[Row]) -> None:
+    """Refuse to go on with samples of other questions, documents or answers under the ids of these rows."""
+    known = {row.id: row for row in rows}
+    for path in (files.output, files.dropped):
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]
+        except OSError:
+            continue  # not there, or said when it is opened
+        for line in lines:
+            try:
+                item = json.loads(line)
+                row = known[item["id"]]
+            except (ValueError, KeyError, TypeError):
+                continue  # no line or row of ours: as above
+            item["answer"] = item.get("reference", item.get("answer"))  # not the one that the model gave
+            source = {"instruction": row.instruction, **_source_columns(row)}
+            if any(item.get(name) != value for name, value in source.items() if name != "answer" or value is not None):
+                raise FaithgenError(
+                    f"{str(path)!r} has a sample of row {row.id} with another question, documents or answer than the input; "
+                    "choose another output"
+                )
 
 
 @dataclass(frozen=True)

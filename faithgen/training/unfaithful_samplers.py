@@ -14,11 +14,14 @@ from faithgen.heads.head_set import HeadSet
 from faithgen.heads.resolve import COPYING, resolve_heads
 from faithgen.training.endpoint import EndpointSampler
 from faithgen.training.filters import Sample
+from faithgen.training.loading import hub_commit
 from faithgen.training.sampling import EngineSampler, choose_heads
 from faithgen.training.unfaithful_config import UnfaithfulConfig
 
 if TYPE_CHECKING:
     from faithgen.evaluation.scorers import Scorer
+
+_PROVENANCE = ("method", "model_id", "revision", "data", "seed")
 
 
 class AnswerSampler(Protocol):
@@ -79,7 +82,7 @@ def _head_set(loaded: Any, heads: Any) -> HeadSet:
 
 
 def _named(head_set: HeadSet) -> dict[str, Any]:
-    return {name: getattr(head_set, name) for name in ("method", "model_id", "revision", "data", "seed")}
+    return {name: getattr(head_set, name) for name in _PROVENANCE}
 
 
 def _server(endpoint: EndpointSampler | str, options: dict[str, Any]) -> EndpointSampler:
@@ -91,11 +94,7 @@ def _baked(model: Any) -> dict[str, Any]:
     try:
         record = json.loads((Path(model) / "faithgen_mask.json").read_text(encoding="utf-8"))
         masked = [tuple(head) for head in record["heads"]]
-        named = {
-            "method": record.get("method"),
-            "model_id": record.get("model_id"),
-            "revision": record.get("revision"),
-        }
+        named = {name: record.get(name) for name in _PROVENANCE}
         return {"head_set": named, "masked_heads": len(masked), "ablation": "zero"}
     except (OSError, ValueError, KeyError, TypeError):
         return {"head_set": None, "masked_heads": None, "ablation": None}
@@ -128,4 +127,4 @@ def load_sampled(model: Any, *, whole: bool) -> Any:
         raise FaithgenError(
             f"the tokenizer of {str(model)!r} could not be read; give the model that the server runs"
         ) from error
-    return models.LoadedModel(shell, tokenizer, model_id, revision or "")
+    return models.LoadedModel(shell, tokenizer, model_id, revision or hub_commit(target))

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,13 @@ from faithgen.training.endpoint import EndpointSampler
 @pytest.fixture
 def server():
     """A small OpenAI-compatible server: `handler(body)` gives (status, object); what it was asked is in `.asked`."""
+    with running() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(name="masked-model"):
+    """The same, for tests that need several."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -24,6 +32,8 @@ def server():
         def answer(self, status, content):
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
+            if self.server.announced:
+                self.send_header("Content-Length", str(self.server.announced))
             self.end_headers()
             self.wfile.write(data)
 
@@ -31,15 +41,17 @@ def server():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []
-    server.models = lambda: (200, {"data": [{"id": "masked-model"}]})
+    server.asked, server.announced = [], None
+    server.models = lambda: (200, {"data": [{"id": name}]})
     server.handler = lambda body: (200, completion(" ".join(map(str, body["prompt"]))))
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def completion(text, reason="stop"):
@@ -81,14 +93,43 @@ def test_what_a_server_does_wrong_is_said(server):
         ((400, {"error": "prompt too long"}), "refused the request.*400.*prompt too long"),
         ((500, {}), "refused the request.*500"),
         ((200, {"choices": []}), "OpenAI-compatible"),
+        ((200, []), "OpenAI-compatible"),
+        ((200, completion(None)), "OpenAI-compatible"),
+        ((200, b"[" * 100_000), "cannot be used"),
         ((200, b"<html>"), "cannot be used"),
     ):
         server.handler = lambda body, reply=reply: reply
         with pytest.raises(FaithgenError, match=message):
             sampler([[1]], [0])
-    server.models = lambda: (200, {"data": []})
-    with pytest.raises(FaithgenError, match="serves no model"):
-        EndpointSampler(server.url).served_model()
+    for reply, message in (
+        ({"data": []}, "serves no model"),
+        ({"data": None}, "serves no model"),
+        ([{"id": "x"}], "list of models; is it OpenAI-compatible"),
+        ({"models": []}, "list of models"),
+        ({"data": [{"name": "x"}]}, "list of models"),
+        ({"data": {"id": "x"}}, "list of models"),
+        ({"data": "x"}, "list of models"),
+    ):
+        server.models = lambda reply=reply: (200, reply)
+        with pytest.raises(FaithgenError, match=message) as caught:
+            EndpointSampler(server.url).served_model()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again_and_then_said(server):
+    sampler = EndpointSampler(server.url, model="m", retries=1, pause=0.01)
+    server.announced = 5_000  # bytes; the connection ends before
+    with pytest.raises(FaithgenError, match=r"cannot be used.*IncompleteRead"):
+        sampler([[1]], [0])
+    assert len(server.asked) == 2
+    server.handler = lambda body: (400, {"error": "too long"})
+    with pytest.raises(FaithgenError, match="refused the request"):
+        sampler([[1]], [0])
+
+
+def test_an_address_that_cannot_be_is_said_at_once():
+    with pytest.raises(FaithgenError, match="cannot be used"):
+        EndpointSampler("http://local host/v1", retries=4, pause=100).served_model()
 
 
 def test_a_server_that_is_not_there_is_said():

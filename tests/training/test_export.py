@@ -146,6 +146,12 @@ def test_the_card_states_data_heads_recipe_and_results(trained, tmp_path):
     assert "base_model: org/name" in plain
     assert "library_name: peft" in plain
     assert "Not measured" in plain
+    # by a name on the hub only a whole model is loaded
+    assert 'from_pretrained("alone")  # a folder on this machine' in plain
+    assert "hf download ORG/alone --local-dir alone" in plain
+    assert "--checkpoint alone --output merged --merge" in plain
+    assert 'from_pretrained("merged")\n' in card
+    assert "hf download" not in card
 
 
 def test_bad_input_is_said_and_nothing_is_left_behind(trained, base, tmp_path):

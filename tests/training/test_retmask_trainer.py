@@ -76,6 +76,27 @@ def test_long_rows_are_refused_by_default(fresh, pairs, options):
     assert (len(trainer.train_dataset), trainer.length_reports["train"].dropped) == (4, 1)
 
 
+@pytest.mark.parametrize("method", ["rhio", "retmask"])
+def test_the_draft_of_a_card_names_the_methods_own_paper(fresh, dataset, options, method, tmp_path):
+    from faithgen.training import RHIOConfig, RHIOTrainer
+
+    kinds = {"rhio": (RHIOTrainer, RHIOConfig), "retmask": (RetMaskTrainer, RetMaskConfig)}
+    trainer_type, config_type = kinds[method]
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    arguments = {"train_dataset": dataset, "processing_class": fresh.tokenizer, "peft_config": lora}
+    trainer = trainer_type(model=fresh.model, args=config_type(**options), **arguments)
+    trainer.create_model_card(model_name="mine")
+    card = (tmp_path / "run" / "README.md").read_text()
+    name, paper, other = {
+        "rhio": ("RHIO", "2501.13573", "2601.11020"),
+        "retmask": ("RetMask", "2601.11020", "2305.18290"),
+    }[method]
+    assert f"trained with {name}" in card
+    assert f"papers/{paper}" in card
+    assert other not in card
+    assert "Direct Preference Optimization" not in card
+
+
 def test_a_schedule_of_ones_own_does_not_get_the_defaults_settings(options):
     assert RetMaskConfig(**options).lr_scheduler_kwargs == {"min_lr_rate": 0.1}
     assert not RetMaskConfig(**options, lr_scheduler_type="linear").lr_scheduler_kwargs

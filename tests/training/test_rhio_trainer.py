@@ -67,6 +67,28 @@ def test_adapter_training_changes_every_trainable_parameter_and_nothing_else(fre
     assert trainer.state.log_history[0]["num_tokens"] > 0
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_control_rows_are_trained_in_float32_on_a_bfloat16_model(fresh, dataset, options, quantized):
+    fresh.model.to(torch.bfloat16)
+    if quantized:  # all that TRL looks at before it casts what is trained
+        fresh.model.is_loaded_in_4bit = True
+    trainer = trainer_of(fresh, dataset, options, learning_rate=1e-6)
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    rows = {name for name in trained if "trainable_tokens_delta" in name}
+    assert len(rows) == 1
+    assert {trained[name].dtype for name in rows} == {torch.float32}
+    loras = {trained[name].dtype for name in trained.keys() - rows}
+    assert loras == {torch.bfloat16 if quantized else torch.float32}
+    (row,) = (trained[name] for name in rows)
+    start = row.detach().clone()
+    fresh.model.is_loaded_in_4bit = False  # transformers asks bitsandbytes from here on
+    trainer.train()
+    moved = row.detach() != start
+    lost = moved & (row.detach().bfloat16() == start.bfloat16())
+    assert moved.float().mean() > 0.9
+    assert lost.float().mean() > 0.5
+
+
 def test_full_fine_tuning_changes_the_control_rows_and_the_model(fresh, dataset, options):
     trainer = trainer_of(fresh, dataset, options, peft=False)
     start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}

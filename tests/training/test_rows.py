@@ -25,6 +25,32 @@ def test_rows_come_from_a_file_memory_or_datasets(pairs, tmp_path):
     assert len(read_rows(mixed, limit=2)) == 2
 
 
+def test_rows_come_from_folders_of_data_sets(pairs, tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    whole, first = Dataset.from_list(pairs), Dataset.from_list(pairs[:1])
+    whole.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": whole, "dev": first}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "plain").mkdir()
+    jsonl(tmp_path / "plain" / "train.jsonl", pairs)
+    jsonl(tmp_path / "plain" / "test.jsonl", pairs[:1])
+    expected = [row.to_dict() for row in read_rows(pairs)]
+    for folder in ("saved", "splits", "plain"):
+        assert [row.to_dict() for row in read_rows(tmp_path / folder)] == expected, folder
+        assert len(read_rows(str(tmp_path / folder), limit=2)) == 2
+    assert [row.to_dict() for row in read_rows(tmp_path / "splits", split="dev")] == expected[:1]
+    assert [row.to_dict() for row in read_rows(tmp_path / "plain", split="test")] == expected[:1]
+    assert [row.to_dict() for row in read_rows(tmp_path / "saved", split="dev")] == expected
+    (tmp_path / "none").mkdir()
+    for source, split, message in (
+        (tmp_path / "splits", "test", "split 'test'.*it has train, dev"),
+        (tmp_path / "none", "train", "could not be read"),
+        (tmp_path / "gone", "train", "there is no file"),
+    ):
+        with pytest.raises(FaithgenError, match=message):
+            read_rows(source, split=split)
+
+
 def test_a_row_may_have_an_instruction_of_its_own(pairs, tmp_path):
     mixed = [{**pairs[0], "instruction": "Answer at length."}, *pairs[1:]]
     rows = read_rows(jsonl(tmp_path / "rows.jsonl", mixed))

@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from faithgen.documents import as_documents
 from faithgen.errors import FaithgenError
 from faithgen.heads.ablation import bake_mask
 from faithgen.heads.head_set import HeadSet
@@ -12,7 +13,7 @@ from faithgen.training.filters import Sample
 from faithgen.training.rows import read_rows
 from faithgen.training.sampling import EngineSampler
 from faithgen.training.unfaithful_samplers import samplers
-from tests.training.test_endpoint import completion, server  # noqa: F401 (a fixture)
+from tests.training.test_endpoint import completion, running, server  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
@@ -193,6 +194,46 @@ def test_an_output_of_other_settings_or_rows_is_not_gone_on_with(tiny_loaded, pa
         build_unfaithful(tiny_loaded, [{**pairs[0], "id": "new"}], output, CONFIG, **arguments)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"question": "Who lit it?"},
+        {"documents": ["Another text."]},
+        {"answer": "In 1999."},
+        {"instruction": "Answer at length."},
+    ],
+)
+def test_rows_that_have_changed_under_their_ids_are_not_gone_on_with(
+    tiny_loaded, pairs, heads, tmp_path, change, own, monkeypatch
+):
+    said = iter(f"Answer {number}." for number in range(99))
+    monkeypatch.setattr(EngineSampler, "__call__", lambda self, ids, seeds: [Sample(next(said), True) for _ in ids])
+    long = {**pairs[0], "id": "long", "question": "word " * 2000}
+    output = tmp_path / "out.jsonl"
+    config = UnfaithfulConfig(count=3, max_new_tokens=8, own_answers=own)
+    arguments = {"heads": heads, "scorer": None}
+    build_unfaithful(tiny_loaded, [*pairs[:2], long], output, config, **arguments)
+    more = build_unfaithful(tiny_loaded, [*pairs, long], output, config, resume=True, **arguments)
+    assert (more.rows, more.finished) == (5, True)  # more rows are no other rows
+    summary = (tmp_path / "out.summary.json").read_text()
+    for number, name in ((0, "0"), (4, "long")):
+        rows = [*pairs, long]
+        rows[number] = {**rows[number], **change}
+        with pytest.raises(FaithgenError, match=f"a sample of row {name} with another"):
+            build_unfaithful(tiny_loaded, rows, output, config, resume=True, **arguments)
+    assert (tmp_path / "out.summary.json").read_text() == summary
+
+
+def test_rows_that_answer_themselves_need_no_reference_to_go_on(tiny_loaded, pairs, heads, tmp_path):
+    config = UnfaithfulConfig(count=8, max_new_tokens=8, keep=CONFIG.keep, own_answers=True)
+    bare = [{key: row[key] for key in ("id", "question", "documents")} for row in pairs]
+    arguments = {"heads": heads, "scorer": None, "resume": True}
+    first = build_unfaithful(tiny_loaded, bare, tmp_path / "out.jsonl", config, **arguments)
+    again = build_unfaithful(tiny_loaded, bare, tmp_path / "out.jsonl", config, **arguments)
+    assert again.to_dict() == first.to_dict()
+
+
 def test_own_answers_come_from_the_whole_model(tiny_loaded, pairs, heads, tmp_path):
     config = UnfaithfulConfig(count=8, max_new_tokens=8, keep=CONFIG.keep, own_answers=True, temperature=0.0)
     bare = [{key: row[key] for key in ("id", "question", "documents")} for row in pairs[:2]]
@@ -208,13 +249,21 @@ def test_own_answers_come_from_the_whole_model(tiny_loaded, pairs, heads, tmp_pa
 
 def test_a_server_samples_with_the_same_prompts(tiny_loaded, tiny_folder, pairs, heads, tmp_path, server):  # noqa: F811
     server.handler = lambda body: (200, completion("Nobody at all."))
-    baked = bake_mask(tiny_loaded, heads.top(5), tmp_path / "baked", provenance={"method": "copying"})
+    control = heads.random_like(7)
+    provenance = {"method": control.method, "data": control.data, "seed": control.seed}
+    baked = bake_mask(tiny_loaded, control.top(5), tmp_path / "baked", provenance=provenance)
     config = UnfaithfulConfig(max_new_tokens=8)
     summary = build_unfaithful(baked, pairs, tmp_path / "out.jsonl", config, endpoint=server.url, scorer=None)
     assert summary.kept == 4
     made = lines(tmp_path / "out.jsonl")[0]["made"]
     assert (made["endpoint"], made["served_model"], made["masked_heads"]) == (server.url, "masked-model", 5)
-    assert made["head_set"]["method"] == "copying"
+    assert made["head_set"] == {
+        "method": "random(copying)",
+        "model_id": "tiny",
+        "revision": "0",
+        "data": "d",
+        "seed": 7,
+    }
     builder = PromptBuilder(tiny_loaded.tokenizer, 1024)
     expected = {tuple(builder.build(row.question, row.documents, reserve=8).input_ids) for row in read_rows(pairs)}
     assert {tuple(body["prompt"]) for _, body, _ in server.asked} == expected
@@ -224,6 +273,31 @@ def test_a_server_samples_with_the_same_prompts(tiny_loaded, tiny_folder, pairs,
     ):
         with pytest.raises(FaithgenError, match=message):
             build_unfaithful(tiny_folder, pairs, tmp_path / "x.jsonl", wrong, endpoint=server.url, scorer=None)
+
+
+def test_two_servers_give_own_and_masked_answers(tiny_loaded, pairs, heads, tmp_path):
+    baked = bake_mask(tiny_loaded, heads.top(5), tmp_path / "baked")
+    config = UnfaithfulConfig(max_new_tokens=8, own_answers=True, temperature=0.6, top_p=1.0, keep=("supported",))
+    bare = [{key: row[key] for key in ("id", "question", "documents")} for row in pairs]
+    with running("masked-model") as masked, running("whole-model") as whole:
+        masked.handler = lambda body: (200, completion(f"Nobody knew {body['seed']}."))
+        whole.handler = lambda body: (200, completion(f"It was {body['seed']}."))
+        servers = {"endpoint": masked.url, "own_endpoint": whole.url}
+        summary = build_unfaithful(baked, bare, tmp_path / "out.jsonl", config, scorer=None, **servers)
+    assert summary.kept == 4
+    asked = {
+        name: {tuple(body["prompt"]): body for _, body, _ in one.asked} for name, one in (("m", masked), ("w", whole))
+    }
+    assert asked["m"].keys() == asked["w"].keys()
+    assert len(asked["m"]) == 4
+    assert {body["model"] for body in asked["w"].values()} == {"whole-model"}
+    assert {(body["temperature"], body["top_p"]) for one in asked.values() for body in one.values()} == {(0.6, 1.0)}
+    builder = PromptBuilder(tiny_loaded.tokenizer, 1024)
+    for row in lines(tmp_path / "out.jsonl"):
+        prompt = tuple(builder.build(row["question"], as_documents(row["documents"]), reserve=8).input_ids)
+        own, other = asked["w"][prompt]["seed"], asked["m"][prompt]["seed"]
+        assert (row["answer"], row["unfaithful"]) == (f"It was {own}.", f"Nobody knew {other}.")
+        assert own != other  # a stream of its own for each
 
 
 @pytest.mark.parametrize(
