@@ -103,6 +103,9 @@ def bake(
         str, typer.Option("--heads", help="Head set file; the copying heads if not given.")
     ] = "copying",
     top: Annotated[int | None, typer.Option(min=1, help="Mask this many of the best heads.")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Mask this share (0-1) of all heads; 0.05 if nothing is given.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Mask heads with at least this score.")] = None,
     random_heads: options.RandomHeads = None,
     model: options.UntrainedModel = DEFAULT_BASE,
@@ -112,22 +115,17 @@ def bake(
     from faithgen import hf
     from faithgen.heads.ablation import bake_mask
     from faithgen.models import load_model
+    from faithgen.training.sampling import choose_heads
 
     found = _open(head_set)
-    if top is not None and threshold is not None:
-        raise FaithgenError("give --top or --threshold, not both")
     loaded = load_model(model, dtype=dtype, device="cpu")
     shape = hf.head_shape(loaded.model)
     found.check(shape.num_layers, shape.num_heads, loaded.model_id, loaded.revision)
     if random_heads is not None:
         found = found.random_like(random_heads)
-    limit = threshold if threshold is not None else found.threshold
-    if top is None and limit is None:
-        raise FaithgenError("these heads have no threshold of their own; give --top or --threshold")
-    heads = found.top(top) if top is not None else found.above(limit or 0.0)
-    if not heads:
-        raise FaithgenError(f"no head has a score of {limit} or more; lower --threshold or give --top")
-    folder = bake_mask(loaded, heads, output, provenance={"method": found.method, "data": found.data})
+    heads = choose_heads(found, count=top, share=share, threshold=threshold)
+    provenance = {"method": found.method, "data": found.data, "seed": found.seed}
+    folder = bake_mask(loaded, heads, output, provenance=provenance)
     note(f"{len(heads)} of {shape.num_layers * shape.num_heads} heads masked; written to {folder}")
 
 

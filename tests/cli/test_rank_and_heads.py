@@ -87,6 +87,34 @@ def test_bake_writes_a_checkpoint_that_equals_the_mask(run, tiny_folder, tiny_he
     assert "exists" in err
 
 
+def test_bake_masks_what_sampling_would_mask_and_says_how_to_do_it_again(run, tiny_folder, tiny_heads, tmp_path):
+    copying = HeadSet.load(tiny_heads[1])
+    control = copying.random_like(7)
+    for name, arguments, expected in (
+        ("default", [], copying.top(2)),  # 5 % of 32
+        ("share", ["--share", 0.25], copying.top(8)),
+        ("threshold", ["--threshold", 0.5], copying.above(0.5)),
+        ("random", ["--top", 3, "--random-heads", 7], control.top(3)),
+    ):
+        options = ["--heads", tiny_heads[1], "--model", tiny_folder, "--dtype", "float32", *arguments]
+        code, _, err = run("heads", "bake", "--output", tmp_path / name, *options)
+        assert code == 0, err
+        record = json.loads((tmp_path / name / "faithgen_mask.json").read_text())
+        assert [tuple(head) for head in record["heads"]] == expected
+    assert record["seed"] == 7
+    assert (record["method"], record["data"]) == ("random(copying)", copying.data)
+    for arguments, message in (
+        (["--top", 3, "--share", 0.1], "only one of them"),
+        (["--share", 2], "share is 2"),
+        (["--threshold", 5], "no head has a score"),
+    ):
+        options = ["--heads", tiny_heads[1], "--model", tiny_folder, "--dtype", "float32", *arguments]
+        code, _, err = run("heads", "bake", "--output", tmp_path / "none", *options)
+        assert code == 2
+        assert message in err.splitlines()[-1]
+        assert not (tmp_path / "none").exists()
+
+
 def test_detect_refuses_an_output_that_cannot_be_written(run, tiny_folder, tmp_path):
     code, _, err = run("heads", "detect", "-o", tmp_path / "no" / "heads.json", "--model", tiny_folder)
     assert code == 2
