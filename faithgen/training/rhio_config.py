@@ -42,9 +42,8 @@ class RHIOConfig(SFTConfig):
             control tokens: plain supervised fine-tuning, the baseline.
         share_prompt (`bool`, *optional*, defaults to `False`):
             Compute the prompt once for both answers of a pair (one packed sequence with a block mask). The same gradients;
-            1.65 times as fast where it was measured (`benchmarks/share_prompt.py`: two pairs of 448 + 48 tokens, one CPU
-            thread). Needs `control_position: end` and sdpa or eager attention; on in the recipes, which use sdpa.
-            Source: faithgen.
+            1.65 times as fast on one CPU thread (two pairs of 448 + 48 tokens, `benchmarks/share_prompt.py`). On in the
+            recipes, which use sdpa; needs that or eager attention, and `control_position: end`. Source: faithgen.
 
         > Parameters that control the prompt
 

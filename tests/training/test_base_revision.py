@@ -145,6 +145,21 @@ def test_another_name_on_the_hub_is_not_asked_for_the_commit(hub, local, tmp_pat
     assert settings_of(export_checkpoint(run, tmp_path / "alone", base=NAME)) == (NAME, None)
 
 
+@pytest.mark.parametrize("shipped", [True, False])
+def test_the_default_model_is_called_its_base_only_where_it_has_no_adapter(tmp_path, monkeypatch, shipped):
+    folders = {"default-base": tmp_path / "base", "default": tmp_path / ("merged" if shipped else "base")}
+    for seed, folder in enumerate(dict.fromkeys(folders.values())):
+        tiny.llama(seed, vocab_size=480).save_pretrained(folder)
+        tiny.byte_level_tokenizer().save_pretrained(folder)
+    monkeypatch.setattr(
+        "faithgen.models.locate", lambda name: (str(folders[name]), "smollm2", f"of-{folders[name].name}")
+    )
+    assert load_trainable("default-base")[2] == Base("default-base", "smollm2", "of-base")
+    expected = Base(str(tmp_path / "merged"), "smollm2", "of-merged") if shipped else load_trainable("default-base")[2]
+    assert load_trainable("default")[2] == expected
+    assert expected.commit is None
+
+
 def test_records_of_older_runs_are_read():
     record = {"base": {"name": "default", "model_id": "x"}}
     assert Base.from_record(record) == Base("default-base", "x", "")

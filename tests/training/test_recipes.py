@@ -47,6 +47,34 @@ def test_a_recipe_says_its_command_and_is_understood(path, tmp_path):
     assert config.output_dir.startswith("outputs/")
     assert model.use_peft != path.stem.endswith("fsdp2")
     assert config.max_length >= 1024
+    # only the packaged model's recipe leaves long rows of one's own data out
+    assert config.overlong == ("drop" if path.stem == "default_cpu" else "error")
+    if method == "rhio":
+        assert config.share_prompt
+        assert model.attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_a_recipe_says_in_one_line_how_its_rows_are_made(path):
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if "faithgen data unfaithful" in line)
+    command = shlex.split(line[line.index("faithgen data unfaithful") :])
+    keys = yaml.safe_load("\n".join(lines))
+    found = click_command("data", "unfaithful").make_context("unfaithful", command[3:], resilient_parsing=False).params
+    assert found["output"].as_posix() == keys["dataset_name"]
+    assert found["model"] == keys["model_name_or_path"]
+    assert found["own_answers"] == (path.parent.name == "retmask")
+
+
+def click_command(*names):
+    import typer
+
+    from faithgen.cli import app
+
+    command = typer.main.get_command(app)
+    for name in names:
+        command = command.commands[name]
+    return command
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
