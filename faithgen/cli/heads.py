@@ -79,7 +79,7 @@ def detect(
 @app.command()
 def show(
     head_set: SetFile,
-    top: Annotated[int, typer.Option(min=1, help="How many heads to list.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many heads to list and to mark in the plot.")] = 20,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers x heads map to this .png or .svg.")] = None,
     format: options.Format = "text",
 ) -> None:
@@ -88,7 +88,7 @@ def show(
     if plot is not None:
         from faithgen.report.plots import plot_heads
 
-        plot_heads(found, plot)
+        plot_heads(found, plot, mark=top)
         note(f"drawn to {plot}")
     if format == "json":
         print(json.dumps(found.to_dict(), indent=1))  # noqa: T201
