@@ -7,7 +7,8 @@
 
 The threshold of balanced accuracy is chosen on the other sets, never on the rows it is reported on. `--scores` reads what
 the recipes wrote for sets that were left out in training. `--write` keeps the figures in the package (judged.json), which
-decides whether the scorer may carry a headline: mean AUROC of at least 0.65 on answers to questions.
+decides whether the scorer may carry a headline: AUROC of at least 0.65 on every set of answers to questions. Sets that a
+scorer was trained or tuned on are marked, and do not count for that.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def show(judgement: Judgement) -> None:
     print(f"{judgement.scorer}, {judgement.how}; threshold for use {judgement.threshold}")
     print("| set | unit | claims (supported) | AUROC | balanced accuracy | threshold |\n|---|---|---|---|---|---|")
     for one in judgement.sets:
-        name = f"{one.name} (trained on)" if one.seen else one.name
+        name = one.name + (" (trained on)" if one.seen else " (tuned on)" if one.tuned else "")
         threshold = "-" if one.threshold is None else f"{one.threshold:.3f} ({one.threshold_from})"
         counts = f"{one.n} ({one.supported / one.n:.0%})"
         print(f"| {name} | {one.kind}, {one.unit} | {counts} | {one.auroc} | {one.balanced_accuracy} | {threshold} |")

@@ -28,7 +28,7 @@ METHODS = (
     *("base", "closed_book", "gold", "embedding", "bm25", "cafe", "cafe_no_steer", "filter"),
     *("heads", "context", "adacad", "decore", "control", "rhio", "full"),
 )
-RANKERS = ("heads", "cafe", "icr", "bm25", "embedding")
+RANKERS = ("heads", "cafe", "icr", "bm25", "bm25_corpus", "embedding", "cross_encoder")
 LM_EVAL_TASKS = ("faithgen_nq_swap", "faithgen_faitheval", "faithgen_memotrap", "faithgen_ramdocs")
 
 Completer = Callable[[str], list[str]]

@@ -40,7 +40,7 @@ def evaluate(
         typer.Option(
             help="Separated by commas: base, closed_book, gold, embedding, bm25, cafe, cafe_no_steer, filter, heads, "
             "context, adacad, decore, control, rhio, full; heads@0.5 sets alpha, cafe:random takes random heads. Rerank: "
-            "heads, cafe, icr, bm25, embedding, heads:random.",
+            "heads, cafe, icr, bm25, bm25_corpus, embedding, cross_encoder[:NAME], heads:random.",
             autocompletion=completion.methods,
         ),
     ] = None,
@@ -51,7 +51,7 @@ def evaluate(
     scorer: Annotated[
         str,
         typer.Option(
-            help="Judges the answers' support: lexical, heads, nli[:MODEL], minicheck[:MODEL], ..., or none.",
+            help="Judges the answers' support: lexical, heads[:HEAD.json], nli[:MODEL], minicheck[:MODEL], ..., or none.",
             autocompletion=completion.one_of(*completion.SCORERS),
         ),
     ] = "lexical",
@@ -246,21 +246,21 @@ def _compare(first: Path, second: Path) -> None:
     from rich.table import Table
 
     from faithgen.evaluation.compare import compare_runs
-    from faithgen.evaluation.report import show_difference, show_estimate
+    from faithgen.evaluation.report import show_difference, show_estimate, show_p
 
     found = compare_runs(first, second)
     for text in found.notes:
         note(text)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("data set", "method", "metric", str(first), str(second), "difference", "p", "n"):
+    for name in ("data set", "method", "metric", str(first), str(second), "difference", "p (Holm)", "n"):
         table.add_column(escape(safe(name)))
     for one in found.comparisons:
-        p = one.difference.p_value
         label = one.methods[0] if one.methods[0] == one.methods[1] else " / ".join(one.methods)
         cells = [one.dataset, label, one.metric, show_estimate(one.first), show_estimate(one.second)]
-        cells += [show_difference(one.difference), "–" if p is None else f"{p:.3f}", str(one.difference.difference.n)]
+        cells += [show_difference(one.difference), show_p(one.difference), str(one.difference.difference.n)]
         table.add_row(*(escape(safe(cell)) for cell in cells))
     stdout().print(table)
+    note(f"p is two-sided, after Holm's correction over the {len(found.comparisons)} comparisons of the table")
 
 
 def _lm_eval(tasks: list[str], method: str, chat: bool, output: Path, load: Any, given: dict[str, Any]) -> None:

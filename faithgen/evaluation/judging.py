@@ -63,7 +63,8 @@ def judge(
         done = sum(map(len, scores.values()))
         report = None if progress is None else partial(_report, progress, done, total)
         scores[one.name] = score_set(scorer, one, aggregate=aggregate, progress=report)
-    judgement = compare(scorer.name, chosen, scores, seen=scorer.trained_on, seed=seed)
+    tuned = getattr(scorer, "tuned_on", ())
+    judgement = compare(scorer.name, chosen, scores, seen=scorer.trained_on, tuned=tuned, seed=seed)
     return replace(judgement, settings={"limit": limit, "seed": seed, "aggregate": aggregate})
 
 
@@ -146,6 +147,7 @@ def compare(
     scores: Mapping[str, Sequence[float]],
     *,
     seen: Sequence[str] = (),
+    tuned: Sequence[str] = (),
     how: How = "as it is",
     seed: int = 0,
 ) -> Judgement:
@@ -156,6 +158,7 @@ def compare(
         sets (`Sequence[LabelledSet]`): the sets that were scored.
         scores (`Mapping[str, Sequence[float]]`): by set, one for each of its claims.
         seen (`Sequence[str]`, *optional*): sets whose labels the scorer was trained on.
+        tuned (`Sequence[str]`, *optional*): sets that were looked at while the scorer was built.
         how (`str`, *optional*, defaults to `"as it is"`): see [`Judgement`].
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
@@ -173,7 +176,9 @@ def compare(
                 f"there are {len(scores.get(one.name, ()))} scores for {len(one.claims)} claims of set {one.name!r}; give "
                 "one for each"
             )
-    figures = [_set_figures(one, sets, scores, one.name in seen, seed) for one in sets]
+    figures = [
+        replace(_set_figures(one, sets, scores, one.name in seen, seed), tuned=one.name in tuned) for one in sets
+    ]
     use = [one for one in sets if one.kind == "qa"]
     return Judgement(name, how, figures, choose_threshold([(_labels(one), scores[one.name]) for one in use]))
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from faithgen.answer import Answer
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.errors import FaithgenError
+from faithgen.evaluation.bm25 import bm25
 from faithgen.evaluation.datasets.schema import EvalDocument, Example
 from faithgen.evaluation.prompts import closed_book_prompt, decode_text, without_control
-from faithgen.evaluation.rankers import bm25, load_embedding, to_documents
+from faithgen.evaluation.rankers import load_embedding, to_documents
 from faithgen.filtering.coarse import FilterConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
-"""Rankers of a question's documents: our heads, all heads (ICR), random heads as a control, BM25, a sentence embedding."""
+"""Rankers of a question's documents: our heads, all heads (ICR), random heads as a control; BM25, a sentence embedding and a
+trained cross-encoder as baselines."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.evaluation.bm25 import CORPUS, bm25, corpus_scores, first_stage
+from faithgen.evaluation.cross_encoder import load_cross_encoder
 from faithgen.evaluation.datasets.schema import EvalDocument, Example
 
 if TYPE_CHECKING:
@@ -30,10 +33,11 @@ class Ranker:
     Attributes:
         name (`str`): as on the command line, e.g. `"heads:random1"`.
         about (`str`): one line for a report.
-        kind (`str`): `"heads"`, `"bm25"` or `"embedding"`.
+        kind (`str`): `"heads"`, `"bm25"`, `"bm25_corpus"`, `"embedding"` or `"cross_encoder"`.
         heads (`str`): `"scoring"` (the best of the head set) or `"all"`.
         config ([`FilterConfig`], *optional*): how heads rank.
         random_heads (`int`, *optional*): seed of random heads, the control.
+        model (`str`, *optional*): hub id or folder of a cross-encoder; the packaged one by default.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Ranker:
     heads: str = "scoring"
     config: FilterConfig | None = None
     random_heads: int | None = None
+    model: str | None = None
 
     @property
     def needs_model(self) -> bool:
@@ -64,19 +69,26 @@ def rankers() -> Mapping[str, Ranker]:
         Ranker(
             "bm25", "BM25: the first stage's scores where the set has them, else over the question's documents", "bm25"
         ),
+        Ranker(CORPUS, "BM25 whose words are weighed by all passages of the set's rows, stemmed", CORPUS),
         Ranker("embedding", "cosine similarity of a sentence embedding", "embedding"),
+        Ranker("cross_encoder", "a trained cross-encoder, ms-marco MiniLM by default", "cross_encoder"),
     )
     return {ranker.name: ranker for ranker in found}
 
 
 def get_ranker(name: str, seed: int = 0) -> Ranker:
-    """A ranker by name; `"heads:random"`, `"cafe:random3"`: the same with random heads (of `seed`, or of the seed given).
+    """A ranker by name; `"heads:random"`, `"cafe:random3"`: the same with random heads (of `seed`, or of the seed given);
+    `"cross_encoder:NAME"`: another cross-encoder.
 
     Raises:
         FaithgenError: If there is none of that name.
     """
     table = rankers()
     match = re.fullmatch(r"([\w-]+?)(?::random(\d{0,9}))?", name.strip())
+    kind, _, model = name.strip().partition(":")
+    if match is None and kind == "cross_encoder" and model.strip():
+        about = f"the cross-encoder {model.strip()}"
+        return replace(table[kind], name=name.strip(), about=about, model=model.strip())
     if match is None or match[1] not in table:
         raise FaithgenError(f"the ranker {name!r} is not known; use one of {', '.join(table)}, or heads:random")
     ranker = table[match[1]]
@@ -103,6 +115,11 @@ def load_ranker(ranker: Ranker, generator: FaithfulGenerator | None, embedding: 
     """
     if ranker.kind == "bm25":
         return lambda example: first_stage(example) or bm25(example.question, example.documents)
+    if ranker.kind == CORPUS:
+        return corpus_scores
+    if ranker.kind == "cross_encoder":
+        read = load_cross_encoder(ranker.model)
+        return lambda example: read(example.question, example.documents)
     if ranker.kind == "embedding":
         score = load_embedding(embedding)
         return lambda example: score(example.question, example.documents)
@@ -134,33 +151,6 @@ def _head_scores(ranker: Ranker, generator: FaithfulGenerator) -> Scores:
 def to_documents(documents: Sequence[EvalDocument]) -> list[Document]:
     """Documents of an evaluation set as the generator takes them."""
     return [Document(document.text, document.id, document.title) for document in documents]
-
-
-def first_stage(example: Example) -> list[float] | None:
-    """BM25 scores over the whole collection, where the set has them; a document that it lacks comes last."""
-    scores = example.meta.get("first_stage")
-    if not scores:
-        return None
-    last = min(scores.values()) - 1.0
-    return [float(scores.get(document.id, last)) for document in example.documents]
-
-
-def bm25(question: str, documents: Sequence[EvalDocument]) -> list[float]:
-    """Okapi BM25 (rank-bm25) over the question's own documents, words normalised as SubEM normalises them.
-
-    Raises:
-        MissingExtraError: If rank-bm25 is not installed.
-    """
-    try:
-        from rank_bm25 import BM25Okapi
-    except ImportError as error:
-        raise MissingExtraError("ranking by BM25", "eval") from error
-    from faithgen.evaluation.metrics.short_answer import normalise_words
-
-    texts = [normalise_words(f"{document.title} {document.text}").split() for document in documents]
-    if not any(texts):
-        return [0.0] * len(texts)
-    return [float(score) for score in BM25Okapi(texts).get_scores(normalise_words(question).split())]
 
 
 def load_embedding(name: str | None = None) -> Callable[[str, Sequence[EvalDocument]], list[float]]:

@@ -61,8 +61,7 @@ def run_batches(settings: EvalSettings, plan: Plan, batches: Sequence[Batch], wo
         for row in mapped.iter_rows():
             yield json.loads(row["rows"])
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[-300:]
-        raise FaithgenError(f"Ray failed ({reason}); mend it and go on with --resume") from error
+        raise FaithgenError(f"Ray failed ({_reason(error)}); mend it and go on with --resume") from error
 
 
 def describe_remotely(settings: EvalSettings, workers: int) -> dict[str, Any]:
@@ -70,11 +69,16 @@ def describe_remotely(settings: EvalSettings, workers: int) -> dict[str, Any]:
 
     Raises:
         MissingExtraError: If Ray is not installed.
-        FaithgenError: If the model cannot be loaded there, or no method can run with it.
+        FaithgenError: If the model cannot be loaded there, no method can run with it, or the worker is lost.
     """
     ray = start(workers)
     task = ray.remote(_describe).options(num_cpus=1, num_gpus=_gpus(ray, workers))
-    found = ray.get(task.remote(json.dumps(asdict(settings))))
+    try:
+        found = ray.get(task.remote(json.dumps(asdict(settings))))
+    except ray.exceptions.RayError as error:
+        raise FaithgenError(
+            f"no Ray worker can describe the model ({_reason(error)}); mend it and run again"
+        ) from error
     if "error" in found:
         raise FaithgenError(found["error"])
     return found
@@ -138,6 +142,11 @@ def _settings(text: str) -> EvalSettings:
     values: dict[str, Any] = json.loads(text)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return EvalSettings(**values)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line: the end of a text that begins with Ray's traceback."""
+    return " ".join(str(error).split())[-300:]
 
 
 def _gpus(ray: Any, workers: int) -> float:

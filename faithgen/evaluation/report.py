@@ -22,6 +22,11 @@ FEW = 30
 SHOWN = 5
 """Answers shown of each method and set."""
 
+ABSTENTION = (
+    "Precision: of the refusals, the share of unanswerable questions; recall: of these, the share refused; "
+    "false refusals: of the answerable questions, the share refused."
+)
+
 _LONGEST = 600
 _TEMPLATES = Path(__file__).parent / "templates"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
@@ -81,6 +86,7 @@ def write_report(folder: Path, record: Mapping[str, Any], rows: Sequence[Row]) -
         "facts": _facts(record, rows),
         "warnings": _warnings(record, rows, sets),
         "settings": json.dumps(record, indent=1, ensure_ascii=False),
+        "abstention_about": ABSTENTION,
     }
     write_text(folder / "report.html", _environment(True).get_template("report.html.j2").render(context))
     write_text(folder / "report.md", _environment(False).get_template("report.md.j2").render(context))
@@ -92,10 +98,7 @@ def show_estimate(estimate: Estimate | None) -> str:
         return "none: not a metric of these rows"
     if estimate.mean is None:
         return f"none: {estimate.reason}"
-    text = _number(estimate.mean)
-    if estimate.low is None or estimate.high is None:
-        return f"{text} (no interval: {estimate.reason})"
-    return f"{text} [{_number(estimate.low)}, {_number(estimate.high)}]"
+    return _figure(estimate, estimate.mean)
 
 
 def show_difference(pair: PairedDifference | None) -> str:
@@ -105,10 +108,7 @@ def show_difference(pair: PairedDifference | None) -> str:
     estimate = pair.difference
     if estimate.mean is None:
         return f"none: {estimate.reason}"
-    text = f"{_number(estimate.mean, sign=True)}"
-    if estimate.low is None or estimate.high is None:
-        return f"{text} (no interval: {estimate.reason})"
-    return f"{text} [{_number(estimate.low, sign=True)}, {_number(estimate.high, sign=True)}]"
+    return _figure(estimate, estimate.mean, sign=True)
 
 
 def show_p(pair: PairedDifference | None) -> str:
@@ -257,6 +257,13 @@ def _warnings(record: Mapping[str, Any], rows: Sequence[Row], sets: Sequence[Set
     if scorer and not scorer["headline"] and any(one.kind == "long" for one in sets):
         found.append(f"The scorer {scorer['name']} may not carry a headline ({scorer['reason']}).")
     return found
+
+
+def _figure(estimate: Estimate, mean: float, sign: bool = False) -> str:
+    text = _number(mean, sign)
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{_number(estimate.low, sign)}, {_number(estimate.high, sign)}]"
+    return f"{text} ({estimate.remark})" if estimate.remark else text
 
 
 def _number(value: float, sign: bool = False) -> str:

@@ -17,6 +17,12 @@ import numpy as np
 
 from faithgen.errors import FaithgenError
 
+ALIKE = "all alike"
+"""Reason of a figure whose rows (or clusters) are all the same: every resample repeats it, so that it has no interval."""
+
+EXACT = "all alike: exact interval"
+"""Reason of a share that is 0 or 1 in all rows, with the interval of Clopper and Pearson."""
+
 _CELLS = 1 << 21  # numbers held at a time, whatever the number of rows and resamples
 _TOO_MANY_LOST = 0.05
 _ALONE = {False: "one row alone", True: "one cluster alone"}
@@ -54,9 +60,17 @@ class Estimate:
         rows = f"n={self.n}" + (f", {self.missing} missing" if self.missing else "")
         if self.mean is None:
             return f"none: {self.reason} ({rows})"
+        about = f"{self.remark}; {rows}" if self.remark else rows
         if self.low is None or self.high is None:
-            return f"{_shown(self.mean)} (no interval: {self.reason}; {rows})"
-        return f"{_shown(self.mean)} [{_shown(self.low)}, {_shown(self.high)}] ({rows})"
+            return f"{_shown(self.mean)} ({about})"
+        return f"{_shown(self.mean)} [{_shown(self.low)}, {_shown(self.high)}] ({about})"
+
+    @property
+    def remark(self) -> str:
+        """What to say beside the figure: why it has no interval, or what to mind about it; mostly `""`."""
+        if self.mean is None or self.reason is None:
+            return ""
+        return f"no interval: {self.reason}" if self.low is None and self.reason != ALIKE else self.reason
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
     clusters: Sequence[object] | None = None,
+    shares: bool = False,
 ) -> Estimate:
     """Mean of a metric over rows, with its percentile bootstrap interval.
 
@@ -90,15 +105,20 @@ def bootstrap_interval(
         seed (`int`, *optional*, defaults to 0): of the random generator.
         clusters (`Sequence`, *optional*):
             What each row belongs to (an answer, a question). Whole clusters are then drawn; the mean stays that of rows.
+        shares (`bool`, *optional*, defaults to `False`):
+            The values lie from 0 to 1. Where all are 0, or all 1, the interval is then that of Clopper and Pearson for as
+            many trials as there are rows (or clusters).
 
     Returns:
-        [`Estimate`]: without interval for one row (or one cluster) alone.
+        [`Estimate`]: without interval for one row (or one cluster) alone, or where all are alike otherwise.
 
     Raises:
         FaithgenError: If lengths differ, or `confidence` or `resamples` is out of range.
     """
     ones = [1.0] * len(values)
-    return ratio_interval(values, ones, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
+    return ratio_interval(
+        values, ones, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters, shares=shares
+    )
 
 
 def ratio_interval(
@@ -109,13 +129,15 @@ def ratio_interval(
     resamples: int = 10_000,
     seed: int = 0,
     clusters: Sequence[object] | None = None,
+    shares: bool = False,
 ) -> Estimate:
     """A figure that is a sum over rows divided by another (precision, M_R), with its percentile bootstrap interval.
 
     Args:
         numerators (`Sequence[float | None]`), denominators (`Sequence[float | None]`): of each row; none below 0 in the
             latter.
-        confidence, resamples, seed, clusters: as in `bootstrap_interval`.
+        confidence, resamples, seed, clusters, shares: as in `bootstrap_interval`; trials are the rows whose denominator is
+            not 0.
 
     Returns:
         [`Estimate`]: `n` counts rows that have both. Without a mean where the denominators sum to 0.
@@ -136,8 +158,13 @@ def ratio_interval(
     units = _cluster_sums(rows, codes)
     if len(units) == 1:
         return Estimate(mean, None, None, len(rows), missing, _ALONE[codes is not None])
+    if _alike(units):
+        trials = int((units[:, 1] != 0).sum())
+        binary = shares and mean in (0, 1) and bool(np.isin(rows[:, 1], (0, 1)).all())
+        low, high = _exact_ends(mean, trials, confidence) if binary else (None, None)
+        return Estimate(mean, low, high, len(rows), missing, EXACT if binary else ALIKE)
     samples = _divided(*_resampled_sums(units, resamples, seed).T)
-    return _estimate(mean, samples, confidence, len(rows), missing, _no_width(units))
+    return _estimate(mean, samples, confidence, len(rows), missing)
 
 
 def paired_bootstrap(
@@ -152,7 +179,8 @@ def paired_bootstrap(
 
     Rows are drawn with both of their values. The p-value is twice the share of resamples whose difference lies on the other
     side of 0 (or on it), one added to both counts so that it is never 0: the two-sided test that the percentile interval
-    stands for, at most 1. Exchanging a and b changes the signs and nothing else.
+    stands for, at most 1. Exchanging a and b changes the signs and nothing else. Where all differences are alike there is no
+    interval, and p is that of the sign test: 1 where they are 0, else 2 / 2^rows, but not below what the resamples can show.
 
     Args:
         a (`Sequence[float | None]`), b (`Sequence[float | None]`): values of the two methods, row for row.
@@ -170,17 +198,23 @@ def paired_bootstrap(
         return PairedDifference(Estimate(None, None, None, 0, missing, "no row has both values"), None)
     differences = rows[:, 0] - rows[:, 1]
     mean = float(differences.mean())
+    units = _cluster_sums(np.stack([differences, np.ones(len(rows))], 1), codes)
     # The side that is ahead is drawn first, so that the same resamples come out whichever way the methods are given.
-    ordered = np.sort(differences).tolist()
-    sign = -1.0 if mean < 0 or (mean == 0 and ordered < sorted(-d for d in ordered)) else 1.0
-    units = _cluster_sums(np.stack([sign * differences, np.ones(len(rows))], 1), codes)
+    ordered, turned = (sorted(map(tuple, (side * units).tolist())) for side in (np.array([1, 1]), np.array([-1, 1])))
+    sign = -1.0 if mean < 0 or (mean == 0 and ordered < turned) else 1.0
+    units = units * [sign, 1]
     if len(units) == 1:
         alone = Estimate(mean, None, None, len(rows), missing, _ALONE[codes is not None])
         return PairedDifference(alone, None)
+    if _alike(units):
+        alike = Estimate(mean, None, None, len(rows), missing, ALIKE)
+        return PairedDifference(alike, max(2 / (resamples + 1), 0.5 ** (len(units) - 1)) if mean else 1.0)
     samples = sign * _divided(*_resampled_sums(units, resamples, seed).T)
+    if ordered == turned:  # neither side is ahead
+        samples = np.concatenate([samples, -samples])
     tail = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
     return PairedDifference(
-        _estimate(mean, samples, confidence, len(rows), missing, _no_width(units)),
+        _estimate(mean, samples, confidence, len(rows), missing),
         min(1.0, 2 * (tail + 1) / (len(samples) + 1)),
     )
 
@@ -397,20 +431,26 @@ def _divided(above: _Array, below: _Array) -> _Array:
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below != 0)
 
 
-def _no_width(units: _Array) -> str | None:
-    return "all rows are the same, so the interval has no width" if (units == units[0]).all() else None
+def _alike(units: _Array) -> bool:
+    """Whether two or more units have a denominator, and all of them the same ratio."""
+    told = units[units[:, 1] != 0]
+    ratio = told[:, 0] / told[:, 1]
+    return len(told) > 1 and not units[units[:, 1] == 0].any() and np.allclose(ratio, ratio[0], rtol=1e-12, atol=0)
 
 
-def _estimate(
-    mean: float, samples: _Array, confidence: float, n: int, missing: int, reason: str | None = None
-) -> Estimate:
+def _exact_ends(mean: float, trials: int, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval where none or all of the trials succeeded."""
+    edge = ((1 - confidence) / 2) ** (1 / trials)
+    return (edge, 1.0) if mean else (0.0, 1 - edge)
+
+
+def _estimate(mean: float, samples: _Array, confidence: float, n: int, missing: int) -> Estimate:
     kept = samples[np.isfinite(samples)]
     lost = len(samples) - len(kept)
     if lost > _TOO_MANY_LOST * len(samples):
         return Estimate(mean, None, None, n, missing, f"{lost} of {len(samples)} resamples have no value")
     low, high = np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2])
-    if lost:
-        reason = f"{lost} of {len(samples)} resamples had no value and were left out"
+    reason = f"{lost} of {len(samples)} resamples had no value and were left out" if lost else None
     return Estimate(mean, float(low), float(high), n, missing, reason)
 
 

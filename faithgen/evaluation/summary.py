@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from faithgen.evaluation.metrics import is_share
 from faithgen.evaluation.metrics.conflict import memorisation_ratio
+from faithgen.evaluation.metrics.refusal import abstention
 from faithgen.evaluation.statistics import Estimate, PairedDifference, bootstrap_interval, compare_with_baseline
 from faithgen.evaluation.store import Row
 
@@ -15,6 +17,9 @@ _SUPPORT = ("mean", "minimum", "share")
 _GROUPS = 25
 _BY_QUESTION_ALONE = ("niah",)
 """Sets of few questions asked in many settings: rows are the units, not questions."""
+
+_UNANSWERABLE = "_unanswerable"
+"""What the name of a set's unanswerable part adds to that of the set."""
 
 
 @dataclass
@@ -43,6 +48,22 @@ class MethodFigures:
 
 
 @dataclass
+class Abstention:
+    """Refusing as the detection of unanswerable questions, see [`abstention`].
+
+    Attributes:
+        datasets (`list[str]`): whose rows are counted together.
+        answerable (`int`), unanswerable (`int`): their questions.
+        methods (`dict[str, dict[str, Estimate]]`): `precision`, `recall`, `f1` and `false_refusals` by method.
+    """
+
+    datasets: list[str]
+    answerable: int
+    unanswerable: int
+    methods: dict[str, dict[str, Estimate]]
+
+
+@dataclass
 class SetFigures:
     """All methods on one set.
 
@@ -55,6 +76,8 @@ class SetFigures:
         methods (`list[MethodFigures]`): in the order of the run.
         groups (`dict[str, dict[str, Estimate]]`): the main metric by group, then by method.
         clustered (`bool`): intervals are over questions, which have several rows each.
+        abstention ([`Abstention`], *optional*): where the set has unanswerable questions, and it or its counterpart
+            answerable ones: `clapnq` and `clapnq_unanswerable`.
     """
 
     dataset: str
@@ -65,6 +88,7 @@ class SetFigures:
     methods: list[MethodFigures]
     groups: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     clustered: bool = False
+    abstention: Abstention | None = None
 
     @property
     def main(self) -> str | None:
@@ -87,6 +111,9 @@ def summarise_run(record: Mapping[str, Any], rows: Sequence[Row], *, resamples: 
     for dataset, task in record["tasks"].items():
         table = {method: by_place.get((dataset, method), {}) for method in methods}
         found.append(_summarise_set(dataset, task, table, record, resamples))
+    for one in found:
+        family = [s.dataset for s in found if _counterpart(s.dataset) == _counterpart(one.dataset)]
+        one.abstention = _abstention(one.dataset, family, methods, by_place, resamples)
     return found
 
 
@@ -130,7 +157,7 @@ def _summarise_set(
     }
     for metric, values in columns.items():
         for method, column in values.items():
-            estimate = bootstrap_interval(column, **options)
+            estimate = bootstrap_interval(column, **options, shares=is_share(metric))
             if estimate.mean is None and metric.startswith("support_"):
                 estimate = replace(estimate, reason=_why_unjudged(table[method].values()) or estimate.reason)
             figures[method].metrics[metric] = estimate
@@ -178,9 +205,49 @@ def _groups(table: dict[str, dict[str, Row]], metric: str, resamples: int) -> di
     if not 1 < len(values) <= _GROUPS:
         return {}
     return {
-        group: {method: bootstrap_interval(column, resamples=resamples) for method, column in by_method.items()}
+        group: {
+            method: bootstrap_interval(column, resamples=resamples, shares=is_share(metric))
+            for method, column in by_method.items()
+        }
         for group, by_method in sorted(values.items())
     }
+
+
+def _counterpart(dataset: str) -> str:
+    return dataset.replace(_UNANSWERABLE, "")
+
+
+def _abstention(
+    dataset: str,
+    family: Sequence[str],
+    methods: Sequence[str],
+    by_place: Mapping[tuple[str, str], Mapping[str, Row]],
+    resamples: int,
+) -> Abstention | None:
+    """Abstention over a set with unanswerable questions and its counterpart; `None` where one kind is lacking."""
+    answerable: dict[tuple[str, str], bool] = {}
+    questions: dict[tuple[str, str], str] = {}
+    refused: dict[str, dict[tuple[str, str], float]] = {method: {} for method in methods}
+    for name in family:
+        for method in methods:
+            for row in by_place.get((name, method), {}).values():
+                key, values = (name, row["id"]), values_of(row)
+                told, right = values.get("refused"), values.get("abstained_rightly")
+                if told is not None and right is not None:
+                    refused[method][key], questions[key] = told, row["question"]
+                    answerable[key] = told != right  # right is to refuse just the unanswerable ones
+    own = {kind for (name, _), kind in answerable.items() if name == dataset}
+    if False not in own or len(set(answerable.values())) < 2:
+        return None
+    kinds = list(answerable.values())
+    asked = [questions[key] for key in answerable]
+    options: dict[str, Any] = {"resamples": resamples, "clusters": asked if len(set(asked)) < len(asked) else None}
+    found = {
+        method: abstention([values.get(key) for key in answerable], kinds, **options)
+        for method, values in refused.items()
+        if values
+    }
+    return Abstention(list(family), sum(kinds), len(kinds) - sum(kinds), found)
 
 
 def figures_record(sets: Sequence[SetFigures]) -> dict[str, Any]:

@@ -41,8 +41,11 @@ def offered(run, monkeypatch):
         ("faithgen eval --suite conflict --dataset nq", ["nq_swap"]),
         ("faithgen eval --methods base,f", ["base,filter", "base,full"]),
         ("faithgen eval --methods full,f", ["full,filter"]),
-        ("faithgen eval --suite rerank --methods bm25,", ["bm25,heads", "bm25,cafe", "bm25,icr", "bm25,embedding"]),
-        ("faithgen eval --suite rerank --baseline b", ["bm25"]),
+        (
+            "faithgen eval --suite rerank --methods bm25,",
+            [f"bm25,{name}" for name in ("heads", "cafe", "icr", "bm25_corpus", "embedding", "cross_encoder")],
+        ),
+        ("faithgen eval --suite rerank --baseline b", ["bm25", "bm25_corpus"]),
         ("faithgen eval --choice-style ", ["completion", "chat"]),
         ("faithgen eval --lm-eval faithgen_m", ["faithgen_memotrap"]),
         ("faithgen eval --output ", []),  # the shell then offers files

@@ -187,6 +187,8 @@ def test_compare_prints_paired_differences(run, tmp_path):
     code, out, err = run("eval", "--compare", tmp_path / "first", tmp_path / "second")
     assert code == 0
     assert "seed was 0 and is 1" in err
+    assert "p is two-sided, after Holm's correction over the 3 comparisons of the table" in err
+    assert "p (Holm)" in out
     line = next(line for line in out.splitlines() if "sub_em" in line)
     assert "+0.000 [" in line
     assert "0.333 [" in line

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from faithgen import FaithgenError
+from faithgen.evaluation import ray_workers
 from faithgen.evaluation.distributed import Processes, main_process, processes
 from faithgen.evaluation.plan import EvalSettings
 from faithgen.evaluation.runner import evaluate
@@ -196,6 +197,25 @@ def test_ray_workers_write_the_rows_of_one_process_though_one_is_killed(settings
 def test_an_error_of_a_ray_worker_is_one_line(settings, tmp_path, ray):
     with pytest.raises(FaithgenError, match="control tokens"):
         evaluate(replace(settings, methods=("rhio",)), tmp_path / "ray", ray_workers=2)
+
+
+@NO_RAY
+@pytest.mark.parametrize(
+    ("describe", "words"),
+    [
+        (lambda given: 1 // 0, "ZeroDivisionError: integer division or modulo by zero"),
+        (lambda given: os._exit(1), "worker"),
+    ],
+    ids=["a foreign error", "a lost worker"],
+)
+def test_what_a_ray_worker_cannot_tell_is_one_line(settings, tmp_path, ray, monkeypatch, describe, words):
+    monkeypatch.setattr(ray_workers, "_describe", ray.remote(max_retries=0)(describe))
+    monkeypatch.setattr(ray, "remote", lambda function: function)
+    with pytest.raises(FaithgenError, match=words) as caught:
+        evaluate(settings, tmp_path / "ray", ray_workers=2)
+    assert str(caught.value).startswith("no Ray worker can describe the model (")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ray").exists()
 
 
 def test_ray_needs_its_extra(settings, tmp_path, monkeypatch):

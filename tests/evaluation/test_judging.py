@@ -125,6 +125,13 @@ def test_figures_of_a_scorer_that_is_always_right_and_of_one_that_is_always_wron
     assert {one.auroc.mean for one in compare("x", sets, wrong).sets} == {0.0}
 
 
+def test_sets_that_a_scorer_was_tuned_on_are_marked():
+    scorer = LexicalScorer()
+    scorer.tuned_on = ("a",)
+    found = judge(scorer, [labelled("a", [0, 1]), labelled("b", [1, 0])])
+    assert {name: one["tuned"] for name, one in found.to_dict()["sets"].items()} == {"a": True, "b": False}
+
+
 def test_the_threshold_is_chosen_on_the_other_sets():
     sets = [labelled("a", [0, 1]), labelled("b", [0, 0, 1, 1]), labelled("c", [1, 1, 1])]
     scores = {"a": [0.1, 0.2], "b": [0.5, 0.6, 0.7, 0.8], "c": [0.9, 0.9, 0.9]}

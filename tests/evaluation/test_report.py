@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faithgen.evaluation import plots, report
+from faithgen.evaluation.metrics.refusal import abstention
 from faithgen.evaluation.report import escape_markdown, show_difference, show_estimate, show_p, write_report
-from faithgen.evaluation.statistics import Estimate, PairedDifference, bootstrap_interval, paired_bootstrap
+from faithgen.evaluation.statistics import (
+    ALIKE,
+    EXACT,
+    Estimate,
+    PairedDifference,
+    bootstrap_interval,
+    paired_bootstrap,
+)
 from faithgen.evaluation.summary import summarise_run
 from tests.evaluation.running import HOSTILE, record, row
 
@@ -140,6 +148,76 @@ def test_memorisation_ratio_is_derived():
         one["metrics"] |= {"context_answer": float(not even), "memory_answer": float(even)}
     (figures,) = summarise_run(record(rows=20), rows, resamples=500)
     assert figures.methods[0].metrics["memorisation_ratio"].mean == pytest.approx(0.25)
+
+
+def test_a_share_that_is_0_everywhere_has_the_exact_interval_and_a_length_has_none(tmp_path):
+    rows = [row(i, method, 0.0) for method in ("base", "heads") for i in range(40)]
+    for one in rows:
+        one["metrics"]["answer_words"] = 1.0
+        one["meta"] = {"group": int(one["id"][1:]) % 2}
+    html, markdown = written(tmp_path, rows, rows=40)
+    high = 1 - 0.025 ** (1 / 40)
+    for text in (html, markdown):
+        assert f"0.000 [0.000, {high:.3f}] (all alike: exact interval)" in text
+        assert f"0.000 [0.000, {1 - 0.025 ** (1 / 20):.3f}] (all alike: exact interval)" in text, "by group"
+        assert "1.000 (all alike)" in text
+        assert "+0.000 (all alike)" in text
+        assert "[0.000, 0.000]" not in text
+    summary = json.loads((tmp_path / "summary.json").read_text())["toy"]["methods"][0]["metrics"]
+    assert summary["sub_em"]["high"] == pytest.approx(high)
+    assert summary["answer_words"]["high"] is None
+
+
+# --- abstention -------------------------------------------------------------------------------------------------------
+
+
+def refusing(dataset, answerable, counts, methods=("base", "heads")):
+    """Rows of a set, of which each method refuses the first so many."""
+    rows = []
+    for method, refusals in zip(methods, counts, strict=True):
+        for i in range(10):
+            refused = float(i < refusals)
+            given = row(i, method, None, dataset=dataset, question=f"{dataset} {i}?")
+            right = float(bool(refused) != answerable)
+            rows.append({**given, "metrics": {"refused": refused, "abstained_rightly": right}})
+    return rows
+
+
+def test_abstention_is_over_a_set_and_its_unanswerable_part(tmp_path):
+    sets = ("clapnq", "clapnq_unanswerable", "hagrid")
+    rows = refusing("clapnq", True, (1, 4)) + refusing("clapnq_unanswerable", False, (3, 8))
+    rows += refusing("hagrid", True, (9, 9))
+    failed = rows[25]  # of the unanswerable ones, by base
+    rows[25] = {name: value for name, value in failed.items() if name not in ("metrics", "answer")} | {"error": "x"}
+    changes = {"sets": sets, "rows": 10, "kind": "long"}
+    html, markdown = written(tmp_path, rows, **changes)
+    answered, found, other = summarise_run(record(**changes), rows)
+    assert answered.abstention is other.abstention is None
+    assert found.abstention.datasets == ["clapnq", "clapnq_unanswerable"]
+    assert (found.abstention.answerable, found.abstention.unanswerable) == (10, 10)
+    base, heads = found.abstention.methods["base"], found.abstention.methods["heads"]
+    truth = [True] * 10 + [False] * 10
+    assert heads == abstention([1] * 4 + [0] * 6 + [1] * 8 + [0] * 2, truth)
+    assert heads["precision"].mean == pytest.approx(8 / 12)
+    assert (base["recall"].mean, base["recall"].missing) == (pytest.approx(3 / 9), 1)
+    assert base["false_refusals"].mean == pytest.approx(1 / 10)
+    for text in (html, markdown):
+        assert text.count("Abstention over clapnq, clapnq") == 1
+        assert "10 questions that the documents do not answer" in text
+        for estimate in (*base.values(), *heads.values()):
+            assert show_estimate(estimate) in text
+    assert Page(html).open == []
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["clapnq"]["abstention"] is None
+    assert summary["clapnq_unanswerable"]["abstention"]["methods"]["heads"]["f1"]["mean"] == pytest.approx(8 / 11)
+
+
+def test_abstention_over_one_set_that_has_both_kinds_of_questions():
+    rows = refusing("toy", True, (1, 4)) + [{**one, "id": f"u{one['id']}"} for one in refusing("toy", False, (3, 8))]
+    (found,) = summarise_run(record(rows=20, kind="long"), rows, resamples=100)
+    assert (found.abstention.datasets, found.abstention.answerable, found.abstention.unanswerable) == (["toy"], 10, 10)
+    (alone,) = summarise_run(record(rows=10, kind="long"), refusing("toy", False, (3, 8)), resamples=100)
+    assert alone.abstention is None, "no question that is answered: no false refusals"
 
 
 def test_groups_break_the_main_metric_down(tmp_path):
@@ -287,6 +365,10 @@ def test_cells_of_figures():
     assert show_estimate(Estimate(None, None, None, 0, 3, "no row has a value")) == "none: no row has a value"
     assert show_estimate(Estimate(0.5, None, None, 1, 0, "one row alone")) == "0.500 (no interval: one row alone)"
     assert show_estimate(None).startswith("none")
+    assert show_estimate(Estimate(0.3, None, None, 9, 0, ALIKE)) == "0.300 (all alike)"
+    assert show_estimate(Estimate(0.0, 0.0, 0.088, 40, 0, EXACT)) == "0.000 [0.000, 0.088] (all alike: exact interval)"
+    assert show_estimate(Estimate(0.5, 0.1, 0.9, 9, 0, "2 lost")) == "0.500 [0.100, 0.900] (2 lost)"
+    assert show_difference(PairedDifference(Estimate(0.0, None, None, 9, 0, ALIKE), 1.0)) == "+0.000 (all alike)"
     pair = PairedDifference(Estimate(-0.05, -0.1, 0.0, 9), 0.04, 0.0004)
     assert show_difference(pair) == "-0.050 [-0.100, +0.000]"
     assert show_p(pair) == "<.001"

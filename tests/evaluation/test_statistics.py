@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.statistics import (
+    ALIKE,
+    EXACT,
     Estimate,
     auroc_interval,
     balanced_accuracy_interval,
@@ -44,6 +46,9 @@ def ends(estimate):
         (Estimate(-0.0001, -0.0004, 12.3456, 2), "0.000 [0.000, 12.346] (n=2)"),
         (Estimate(1.0, None, None, 1, 0, "one row alone"), "1.000 (no interval: one row alone; n=1)"),
         (Estimate(None, None, None, 0, 4, "no row has a value"), "none: no row has a value (n=0, 4 missing)"),
+        (Estimate(0.3, None, None, 9, 0, ALIKE), "0.300 (all alike; n=9)"),
+        (Estimate(0.0, 0.0, 0.088, 40, 0, EXACT), "0.000 [0.000, 0.088] (all alike: exact interval; n=40)"),
+        (Estimate(0.5, 0.1, 0.9, 9, 0, "2 lost"), "0.500 [0.100, 0.900] (2 lost; n=9)"),
     ],
 )
 def test_as_text(estimate, text):
@@ -96,6 +101,9 @@ def test_confidence_widens_and_rows_narrow():
 @given(VALUES, st.randoms())
 def test_bounds_order_and_seed(values, random):
     found = bootstrap_interval(values, resamples=200)
+    if len(set(values)) == 1:
+        assert (*ends(found), found.reason) == (None, None, ALIKE)
+        return
     assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
     assert found.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
     shuffled = random.sample(values, len(values))
@@ -103,6 +111,9 @@ def test_bounds_order_and_seed(values, random):
     assert ends(other) == pytest.approx(ends(found), abs=1e-9)
     assert bootstrap_interval(values, resamples=200) == found
     moved = bootstrap_interval([value + 10 for value in values], resamples=200)
+    if moved.low is None:  # what they differ in is lost beside 10
+        assert np.ptp(values) < 1e-9
+        return
     assert ends(moved) == pytest.approx((found.low + 10, found.high + 10), abs=1e-6)
 
 
@@ -132,11 +143,34 @@ def test_missing_values_are_counted():
         ([], Estimate(None, None, None, 0, 0, "no row has a value")),
         ([None, None], Estimate(None, None, None, 0, 2, "no row has a value")),
         ([0.5, None], Estimate(0.5, None, None, 1, 1, "one row alone")),
-        ([0.5, 0.5], Estimate(0.5, 0.5, 0.5, 2, 0, "all rows are the same, so the interval has no width")),
+        ([0.5, 0.5], Estimate(0.5, None, None, 2, 0, "all alike")),
+        ([0.1] * 7, Estimate(pytest.approx(0.1), None, None, 7, 0, "all alike")),
+        ([0.0] * 40, Estimate(0.0, None, None, 40, 0, "all alike")),
     ],
 )
 def test_too_little_for_an_interval(values, expected):
     assert bootstrap_interval(values) == expected
+
+
+@pytest.mark.parametrize(("value", "n", "confidence"), [(0, 40, 0.95), (1, 40, 0.95), (1, 3, 0.9), (0, 2, 0.5)])
+def test_shares_that_are_all_0_or_all_1_have_the_exact_interval(value, n, confidence):
+    from scipy.stats import binomtest
+
+    found = bootstrap_interval([float(value)] * n + [None], confidence, shares=True)
+    wanted = binomtest(value * n, n).proportion_ci(confidence, "exact")
+    assert (found.mean, found.n, found.missing, found.reason) == (value, n, 1, EXACT)
+    assert ends(found) == pytest.approx((wanted.low, wanted.high))
+    clustered = bootstrap_interval([float(value)] * 3 * n, confidence, clusters=list(range(n)) * 3, shares=True)
+    assert ends(clustered) == pytest.approx(ends(found)), "clusters are the trials"
+
+
+def test_shares_that_differ_or_lie_between_are_as_ever():
+    values = [0, 1, 1, 0, 1]
+    assert bootstrap_interval(values, shares=True) == bootstrap_interval(values)
+    assert bootstrap_interval([0.5, 0.5], shares=True) == Estimate(0.5, None, None, 2, 0, ALIKE)
+    assert bootstrap_interval([1.0], shares=True).reason == "one row alone"
+    halves = bootstrap_interval([0, 1] * 4, clusters=[0, 0, 1, 1, 2, 2, 3, 3], shares=True)
+    assert (halves.mean, halves.low, halves.reason) == (0.5, None, ALIKE)
 
 
 def test_memory_stays_bounded():
@@ -173,7 +207,7 @@ def test_a_cluster_for_each_row_is_no_cluster(values, random):
     one = bootstrap_interval(values, resamples=100, clusters=names)
     other = bootstrap_interval([values[i] for i in order], resamples=100, clusters=[names[i] for i in order])
     if one.low is None:
-        assert one.reason == "one cluster alone"
+        assert one.reason == ALIKE or one.reason == "one cluster alone"
     else:
         assert one.mean == pytest.approx(plain.mean)
         assert other.mean == pytest.approx(one.mean)
@@ -205,6 +239,17 @@ def test_resamples_without_a_denominator():
     few = ratio_interval([1, 0, 1, 0] + [0] * 6, [1, 1, 1, 1] + [0] * 6)
     assert few.low is not None
     assert "were left out" in few.reason
+    assert few.remark == few.reason
+
+
+def test_a_ratio_that_is_the_same_in_all_rows():
+    above, below = [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]  # e.g. a precision of three of three
+    assert ratio_interval(above, below) == Estimate(1.0, None, None, 5, 0, ALIKE)
+    found = ratio_interval(above, below, shares=True)
+    assert (*ends(found), found.n, found.reason) == (pytest.approx(0.025 ** (1 / 3)), 1.0, 5, EXACT)
+    assert ratio_interval([2, 2], [2, 2], shares=True).reason == ALIKE, "a trial is 0 or 1"
+    assert ratio_interval([1, 2, 3], [2, 4, 6]).reason == ALIKE
+    assert ratio_interval([1, 2, 3], [2, 4, 5]).reason is None
 
 
 # --- two methods ------------------------------------------------------------------------------------------------------
@@ -246,6 +291,9 @@ def test_exchanging_the_methods_changes_the_sign_alone(pairs, random):
     one, other = paired_bootstrap(a, b, resamples=200), paired_bootstrap(b, a, resamples=200)
     assert one.p_value == other.p_value
     assert one.difference.mean == -other.difference.mean
+    if len({x - y for x, y in zip(a, b, strict=True)}) == 1:
+        assert one.difference.reason == other.difference.reason == ALIKE
+        return
     assert ends(one.difference) == pytest.approx((-other.difference.high, -other.difference.low))
     order = random.sample(range(len(pairs)), len(pairs))
     shuffled = paired_bootstrap([a[i] for i in order], [b[i] for i in order], resamples=200)
@@ -256,11 +304,27 @@ def test_exchanging_the_methods_changes_the_sign_alone(pairs, random):
         assert one.difference.low >= 0 or one.difference.high <= 0
 
 
+def test_a_draw_has_an_interval_that_is_the_same_from_both_sides():
+    found = paired_bootstrap([0, 0, 0, 1], [0, 0, 1, 0], resamples=200)
+    assert found.difference.high == -found.difference.low > 0
+    assert found.p_value == 1
+
+
 def test_methods_that_are_the_same():
     found = paired_bootstrap([0, 1, 1], [0, 1, 1])
     assert found.p_value == 1
-    assert (found.difference.mean, *ends(found.difference)) == (0, 0, 0)
-    assert found.difference.reason
+    assert found.difference == Estimate(0, None, None, 3, 0, ALIKE)
+
+
+def test_differences_that_are_all_alike_have_the_p_of_the_sign_test():
+    from scipy.stats import binomtest
+
+    for n in (2, 5, 9):
+        found = paired_bootstrap([1] * n, [0] * n)
+        assert found.difference == Estimate(1, None, None, n, 0, ALIKE)
+        assert found.p_value == pytest.approx(binomtest(n, n).pvalue)
+        assert paired_bootstrap([0] * n * 2, [1] * n * 2, clusters=list(range(n)) * 2).p_value == found.p_value
+    assert paired_bootstrap([1] * 40, [0] * 40).p_value == 2 / 10_001, "no lower than resamples can show"
 
 
 def test_too_few_pairs():

@@ -27,6 +27,7 @@ class Metric:
         reads (`str`):
             What a prediction is: `"text"` (the answer), `"ranking"` (document ids, best first) or `"scores"` (one a choice).
         may_need (`tuple[str, ...]`): fields that are passed on where the example has them.
+        share (`bool`): its values lie from 0 to 1.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Metric:
     description: str
     reads: str = "text"
     may_need: tuple[str, ...] = ()
+    share: bool = True
 
     def __call__(self, prediction: Any, example: Any) -> float | None:
         """Score one row.
@@ -103,6 +105,12 @@ def get_metric(name: str) -> Metric:
     return _at(parts[1], int(parts[2]))
 
 
+def is_share(name: str) -> bool:
+    """Whether a metric's values lie from 0 to 1, so that an interval may be had where all are 0 or all 1. Those that are not
+    of [`METRICS`] (support by a scorer, needles) are shares too."""
+    return name not in METRICS or METRICS[name].share
+
+
 def _get(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
 
@@ -153,7 +161,7 @@ METRICS: dict[str, Metric] = {
             True,
             "share of the short answers found, as whole words",
         ),
-        Metric("answer_words", long_answer.answer_words, (), None, "length of the answer in words"),
+        Metric("answer_words", long_answer.answer_words, (), None, "length of the answer in words", share=False),
         Metric("refused", refusal.refused, (), None, "the answer says that it cannot be answered"),
         Metric(
             "abstained_rightly",
@@ -180,6 +188,7 @@ METRICS: dict[str, Metric] = {
             True,
             "score of the wanted ending above the best other",
             "scores",
+            share=False,
         ),
         *(_at("recall", k) for k in (1, 2, 4, 5, 10)),
         *(_at("success", k) for k in (1, 4, 10)),

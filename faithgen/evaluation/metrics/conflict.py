@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.metrics.short_answer import normalise_words
@@ -81,7 +82,8 @@ def memorisation_ratio(
     if len(memory) != len(context):
         raise FaithgenError(f"{len(memory)} memory values for {len(context)} context values; give both for each row")
     both = [None if m is None or c is None else m + c for m, c in zip(memory, context, strict=True)]
-    found = ratio_interval(memory, both, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed, "clusters": clusters}
+    found = ratio_interval(memory, both, **options, shares=True)
     if found.mean is None and found.n:
         return Estimate(
             None, None, None, found.n, found.missing, "no row holds the answer of the documents or of memory"

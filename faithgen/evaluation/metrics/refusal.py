@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.statistics import Estimate, ratio_interval
@@ -253,9 +254,9 @@ def abstention(
         "f1": ([None if x is None else 2 * x for x in right], [None if r is None else r + empty for r, empty in rows]),
         "false_refusals": (wrong, [1 - empty for _, empty in rows]),
     }
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed, "clusters": clusters}
     return {
-        name: ratio_interval(above, below, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
-        for name, (above, below) in parts.items()
+        name: ratio_interval(above, below, **options, shares=name != "f1") for name, (above, below) in parts.items()
     }
 
 

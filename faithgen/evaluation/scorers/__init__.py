@@ -31,6 +31,7 @@ __all__ = [
     "headline_allowed",
     "judged_threshold",
     "load_scorer",
+    "reads_with_generator",
     "score_answer",
     "score_answers",
     "summarise",
@@ -131,7 +132,8 @@ def load_scorer(name: str = DEFAULT_SCORER, **options: Any) -> Scorer:
 
     Args:
         name (`str`, *optional*, defaults to `"lexical"`):
-            A kind of [`SCORERS`], or kind and model in one: `"nli:cross-encoder/nli-deberta-v3-base"`.
+            A kind of [`SCORERS`], or kind and model in one: `"nli:cross-encoder/nli-deberta-v3-base"`. What stands after
+            `"heads:"` is a fitted head where it ends in `.json`, else the model that reads.
         options: of the scorer's class, e.g. `model`, `device`, `batch_size`.
 
     Returns:
@@ -144,8 +146,19 @@ def load_scorer(name: str = DEFAULT_SCORER, **options: Any) -> Scorer:
     if kind not in SCORERS:
         raise FaithgenError(f"there is no scorer {name!r}; choose from {', '.join(SCORERS)}")
     if model:
-        options = {"model": model, **options}
+        options = {"head" if _is_head(kind, model) else "model": model, **options}
     return SCORERS[kind].load(**options)
+
+
+def reads_with_generator(name: str) -> bool:
+    """Whether a scorer reads with the generator that it judges, unless its name says with which model: `"heads"` and
+    `"heads:FILE.json"`."""
+    kind, _, model = name.partition(":")
+    return kind == "heads" and (not model or _is_head(kind, model))
+
+
+def _is_head(kind: str, model: str) -> bool:
+    return kind == "heads" and model.endswith(".json")
 
 
 def headline_allowed(name: str) -> tuple[bool, str]:

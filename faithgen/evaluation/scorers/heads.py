@@ -7,10 +7,14 @@ ratios are those of Lookback Lens (Chuang et al., 2407.07071), for the heads tha
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faithgen.documents import Document
@@ -44,7 +48,9 @@ class HeadsScorer:
 
     Args:
         model (`str`, `PathLike` or [`LoadedModel`], *optional*): the generator; the packaged default if not given.
-        head ([`LogisticHead`] or path, *optional*): a fitted head; the one that ships for the model by default.
+        head ([`LogisticHead`] or path, *optional*):
+            A fitted head; the one that ships for the model by default. That of a file is named after it and its content,
+            because figures of one head say nothing of another.
         revision, dtype, device: as in [`load_model`].
 
     Raises:
@@ -65,14 +71,19 @@ class HeadsScorer:
         loaded = model if isinstance(model, LoadedModel) else None
         if loaded is None:
             loaded = load_model(model, revision=revision, dtype=dtype, device=device)  # type: ignore[arg-type]
+        self.name = f"heads:{loaded.model_id}"
         if head is None:
             head = packaged_head(loaded.model_id, loaded.revision, "reading")
-        self.head = head if isinstance(head, LogisticHead) else LogisticHead.load(head)
+        if isinstance(head, LogisticHead):
+            self.head = head
+        else:
+            self.head = LogisticHead.load(head)
+            content = json.dumps(asdict(self.head), sort_keys=True).encode()
+            self.name += f":{Path(head).stem}-{hashlib.sha256(content).hexdigest()[:8]}"
         if self.head.model_id != loaded.model_id and not (loaded.revision and self.head.revision == loaded.revision):
             raise FaithgenError(
                 f"the support head was fitted for {self.head.model_id!r}, not for {loaded.model_id!r}; {FIT}"
             )
-        self.name = f"heads:{loaded.model_id}"
         self.trained_on = tuple(self.head.trained_on)
         self.reader = SignalReader(loaded, self.head.watched, self.head.masked, named_heads(self.head.features))
 

@@ -34,6 +34,7 @@ class SetFigures:
         threshold (`float`, *optional*), threshold_from (`str`): chosen where; never on the rows reported.
         seen (`bool`): the scorer was trained on labels of this set.
         excluded (`dict[str, int]`): rows of the set that were left out, by reason.
+        tuned (`bool`): the scorer was built while looking at figures of this set, which are therefore too good.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SetFigures:
     threshold_from: str
     seen: bool
     excluded: dict[str, int]
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def save_judged(name: str, figures: Mapping[str, Any], path: Path = JUDGED) -> N
 def headline(figures: Mapping[str, Any] | None) -> tuple[bool, str]:
     """Whether a scorer may carry a headline, and why (not).
 
-    It may if it was judged on at least two sets of answers to questions that it was not trained on, its mean AUROC over
-    them is at least 0.65, and on none of them the whole interval lies below 0.65.
+    It may if it was judged on at least two sets of answers to questions that it was neither trained nor tuned on, and its
+    AUROC is at least 0.65 on every one of them: a good mean does not make up for a set on which it fails.
 
     Args:
         figures (`Mapping`, *optional*): of [`load_judged`]; `None` for a scorer that was not judged.
@@ -127,18 +129,17 @@ def headline(figures: Mapping[str, Any] | None) -> tuple[bool, str]:
     """
     if figures is None:
         return False, "not judged against people"
-    sets = [
-        one for one in figures["sets"].values() if one["kind"] == "qa" and not one["seen"] and one["auroc"]["mean"]
-    ]
-    if len(sets) < 2:
-        return False, f"judged on {len(sets)} sets of answers to questions that it had not seen; 2 are needed"
-    mean = round(sum(one["auroc"]["mean"] for one in sets) / len(sets), 4)
-    below = [one["name"] for one in sets if one["auroc"]["high"] is not None and one["auroc"]["high"] < HEADLINE_AUROC]
-    if mean < HEADLINE_AUROC:
-        return False, f"mean AUROC over {len(sets)} sets of answers to questions is {mean:.3f}, below {HEADLINE_AUROC}"
+    unseen = (
+        one for one in figures["sets"].values() if one["kind"] == "qa" and not one["seen"] and not one.get("tuned")
+    )
+    found = {one["name"]: one["auroc"]["mean"] for one in unseen if one["auroc"]["mean"] is not None}
+    if len(found) < 2:
+        return False, f"judged on {len(found)} sets of answers to questions that it had not seen; 2 are needed"
+    below = [f"{name} ({mean:.3f})" for name, mean in found.items() if mean < HEADLINE_AUROC]
     if below:
         return False, f"AUROC is below {HEADLINE_AUROC} on {', '.join(below)}"
-    return True, f"mean AUROC over {len(sets)} sets of answers to questions is {mean:.3f}"
+    mean = sum(found.values()) / len(found)
+    return True, f"mean AUROC over {len(found)} sets of answers to questions is {mean:.3f}"
 
 
 def _rounded(value: Any) -> Any:

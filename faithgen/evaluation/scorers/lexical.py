@@ -37,6 +37,9 @@ WEIGHTS: dict[Kind, float] = {"number": 3.0, "name": 2.0, "word": 1.0, "stop": 0
 WINDOW = 3
 """Sentences of a window."""
 
+TUNED_ON = ("begin_wow_dev", "refchecker_nq", "qags", "aggrefact_cliff_goyal")
+"""Labelled sets that terms and weights were chosen on."""
+
 _WORD = re.compile(r"\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*")
 _COUNTING = """one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen twenty"""
@@ -92,6 +95,7 @@ class LexicalScorer:
 
     name = "lexical"
     trained_on: tuple[str, ...] = ()
+    tuned_on: tuple[str, ...] = TUNED_ON
 
     def __init__(self) -> None:
         self._read = lru_cache(128)(_Document.read)

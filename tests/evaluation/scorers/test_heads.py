@@ -7,7 +7,7 @@ import pytest
 
 from faithgen import Document, FaithgenError
 from faithgen.answer import Answer, AnswerToken
-from faithgen.evaluation.scorers import ClaimContext, load_scorer
+from faithgen.evaluation.scorers import ClaimContext, load_scorer, reads_with_generator
 from faithgen.evaluation.scorers import reading as reading_module
 from faithgen.evaluation.scorers.heads import (
     QUESTION,
@@ -131,6 +131,27 @@ def test_another_models_head_is_refused(loaded):
     with pytest.raises(FaithgenError, match="fitted for 'other', not for 'tiny'"):
         HeadsScorer(loaded, head=head(["logprob"], model_id="other", revision="1"))
     assert HeadsScorer(loaded, head=head(["logprob"], model_id="renamed")), "the same weights under another name"
+
+
+def test_a_fitted_head_of_a_file_is_named_after_it_and_its_content(loaded, tmp_path):
+    file = tmp_path / "mine.json"
+    head(["context_share", "logprob"]).save(file)
+    scorer = load_scorer(f"heads:{file}", model=loaded)
+    assert scorer.head == head(["context_share", "logprob"])
+    assert scorer.name.startswith("heads:tiny:mine-")
+    assert scorer.score(CLAIMS, [TEXTS, TEXTS]) == HeadsScorer(loaded, head=scorer.head).score(CLAIMS, [TEXTS, TEXTS])
+    assert HeadsScorer(loaded, head=file).name == scorer.name
+    head(["context_share", "logprob"], bias=1.0).save(file)
+    assert HeadsScorer(loaded, head=file).name != scorer.name
+    with pytest.raises(FaithgenError, match=r"cannot read support head '.*gone\.json'"):
+        load_scorer(f"heads:{tmp_path / 'gone.json'}", model=loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("heads", True), ("heads:mine.json", True), ("heads:some/model", False), ("nli:x.json", False)]
+)
+def test_what_reads_with_the_generator(name, own):
+    assert reads_with_generator(name) is own
 
 
 def test_no_head_ships_for_the_model(loaded):

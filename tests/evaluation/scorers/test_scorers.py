@@ -134,12 +134,14 @@ def judged_sets(*rows):
     ("rows", "allowed", "reason"),
     [
         (
-            [("a", 0.70, 0.75, {}), ("b", 0.60, 0.66, {})],
+            [("a", 0.70, 0.75, {}), ("b", 0.65, 0.70, {})],
             True,
-            "mean AUROC over 2 sets of answers to questions is 0.650",
+            "mean AUROC over 2 sets of answers to questions is 0.675",
         ),
-        ([("a", 0.70, 0.75, {}), ("b", 0.59, 0.66, {})], False, "0.645, below 0.65"),
-        ([("a", 0.90, 0.95, {}), ("b", 0.60, 0.64, {})], False, "AUROC is below 0.65 on b"),
+        ([("a", 0.90, 0.95, {}), ("b", 0.64, 0.70, {})], False, "AUROC is below 0.65 on b (0.640)"),
+        ([("a", 0.60, 0.95, {}), ("b", 0.60, 0.64, {})], False, "AUROC is below 0.65 on a (0.600), b (0.600)"),
+        ([("a", 0.90, 0.95, {}), ("b", 0.90, 0.95, {}), ("c", 0.0, 0.1, {})], False, "below 0.65 on c (0.000)"),
+        ([("a", 0.90, 0.95, {}), ("b", 0.90, 0.95, {"tuned": True})], False, "judged on 1 sets"),
         ([("a", 0.90, 0.95, {}), ("b", 0.90, 0.95, {"seen": True})], False, "judged on 1 sets"),
         ([("a", 0.90, 0.95, {}), ("b", 0.90, 0.95, {"kind": "summary"})], False, "judged on 1 sets"),
         ([("a", 0.90, 0.95, {}), ("b", None, None, {})], False, "judged on 1 sets"),
@@ -194,6 +196,8 @@ def test_the_shipped_figures_are_whole_and_let_the_default_scorer_carry_a_headli
     assert judged_module.JUDGED.exists()
     allowed, reason = headline_allowed(DEFAULT_SCORER)
     assert allowed, reason
+    tuned = {name for name, one in shipped[DEFAULT_SCORER]["sets"].items() if one["tuned"]}
+    assert tuned == set(load_scorer(DEFAULT_SCORER).tuned_on)
     for one in shipped[DEFAULT_SCORER]["sets"].values():
         assert one["auroc"]["low"] < one["auroc"]["mean"] < one["auroc"]["high"]
         assert one["threshold_from"] == "other sets"
