@@ -20,6 +20,9 @@ from faithgen.prompting import PromptBuilder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_FEWEST = 8
+"""Documents that a scoring pass reads together however long they are, if the model's window takes them."""
+
 
 @dataclass(frozen=True)
 class FilterConfig:
@@ -45,6 +48,10 @@ class FilterConfig:
             Read this many of the best of the union once more, the best first, and share their scores out anew by the
             attention they get then: without the other documents, and with the place next to the question, which draws
             attention, given to the weakest. 0 or 1 leaves the first ranking as it is (the paper).
+        window (`int`, *optional*, defaults to 2048):
+            Documents of more than twice as many tokens are read in groups of at most so many (but of 8 documents or more),
+            and the best of each group then meet in a pass of their own: reading time grows with the tokens, no longer with
+            their square. `None` fills the model's window.
         steer (`bool`, *optional*, defaults to `False`): CAFE stage 2, see `delta`.
         steer_heads (`int`, *optional*, defaults to 2): K2, heads that vote for evidence among the kept documents.
         steer_top_m (`int`, *optional*, defaults to 2): M2, documents each of them votes for.
@@ -69,6 +76,7 @@ class FilterConfig:
     reorder: bool = True
     calibrate: bool = True
     refine: int = 4
+    window: int | None = 2048
     steer: bool = False
     steer_heads: int = 2
     steer_top_m: int = 2
@@ -81,6 +89,10 @@ class FilterConfig:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.kept_bytes < 0:
             raise FaithgenError(f"kept_bytes is {self.kept_bytes}; give 0 (none) or more")
+        if self.window is not None and self.window < 1:
+            raise FaithgenError(
+                f"window is {self.window}; give 1 or more tokens, or None for all that the model takes"
+            )
         if self.refine < 0:
             raise FaithgenError(f"refine is {self.refine}; give 0 (off) or more")
         if not 0 < self.max_depth <= 1:
@@ -187,16 +199,16 @@ def rank_documents(
     Returns:
         [`Ranking`] with one score and one vote a document.
     """
-    groups = _windows(builder, question, documents)
+    groups = _windows(builder, question, documents, config.window)
     ranking = Ranking([0.0] * len(documents), [False] * len(documents))
     finalists = list(range(len(documents)))
     if len(groups) > 1:
         for group in groups:
             _rank_group(model, builder, heads, question, documents, group, config, ranking)
-        share = max(1, config.num_heads * config.top_m // len(groups))
+        share = max(1, min(config.top_m, config.num_heads * config.top_m // len(groups)))
         ranked = [sorted(group, key=lambda i: -ranking.scores[i]) for group in groups]
         best = [i for place in range(share) for row in ranked for i in row[place : place + 1]]  # firsts, seconds, ...
-        finalists = sorted(_windows(builder, question, [documents[i] for i in best], best)[0])
+        finalists = sorted(_windows(builder, question, [documents[i] for i in best], names=best)[0])
         behind = sorted(set(range(len(documents))) - set(finalists), key=lambda i: -ranking.scores[i])
         ranking.votes = [False] * len(documents)
         for place, i in enumerate(behind):  # below every finalist, in their own order
@@ -245,16 +257,25 @@ def _rank_group(model, builder, heads, question, documents, group: list[int], co
 
 
 def _windows(
-    builder: PromptBuilder, question: str, documents: Sequence[Document], names: Sequence[int] | None = None
+    builder: PromptBuilder,
+    question: str,
+    documents: Sequence[Document],
+    wanted: int | None = None,
+    names: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Document indices in groups that fit the window, in order; one longer than half a window is cut to share it."""
+    """Document indices in groups that fit the model's window, in order; one longer than half of it is cut to share it.
+
+    Where there are more than twice as many tokens as `wanted`, groups of [`_FEWEST`] or more documents keep to that.
+    """
     probe = Document("a")
     room = builder.window - len(builder.build(question, [probe])) + builder.document_tokens(probe)
+    needs = [min(builder.document_tokens(document), room // 2) for document in documents]
+    most = room if wanted is None or sum(needs) <= 2 * wanted else min(room, wanted)
     groups: list[list[int]] = [[]]
     used = 0
-    for index, document in zip(names or range(len(documents)), documents, strict=True):
-        need = min(builder.document_tokens(document), room // 2)
-        if groups[-1] and used + need > room:
+    for index, need in zip(names or range(len(documents)), needs, strict=True):
+        limit = most if len(groups[-1]) >= _FEWEST else room
+        if groups[-1] and used + need > limit:
             groups.append([])
             used = 0
         groups[-1].append(index)

@@ -342,6 +342,38 @@ def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
     assert ranking.truncated == [place]
 
 
+@pytest.mark.parametrize(("part", "grouped"), [(1.0, False), (0.51, False), (0.49, True), (0.26, True)])
+def test_many_tokens_are_read_in_groups(byte_level, monkeypatch, part, grouped):
+    """More than twice the window's tokens are parted, in groups of the window; fewer are read at once."""
+    builder = PromptBuilder(byte_level, 8192)
+    many = documents(60, 8)
+    tokens = {document.id: builder.document_tokens(document) for document in many}
+    read = known_attention(monkeypatch, {document.id: 0.1 + 0.01 * i for i, document in enumerate(many)})
+    window = round(part * sum(tokens.values()))
+    ranking = rank_documents(None, builder, HEADS, QUESTION, many, FilterConfig(window=window, refine=0))
+    assert ranking.order()[0] == 59
+    groups = read[:-1] if grouped else read
+    assert list(chain(*groups)) == [document.id for document in many]
+    if not grouped:
+        assert len(groups) == 1
+        return
+    assert len(groups) > 2
+    assert all(sum(tokens[name] for name in group) <= window for group in groups)
+    assert all(len(group) >= 8 for group in groups[:-1])
+    assert len(read[-1]) == sum(min(4, 16 // len(groups), len(group)) for group in groups)
+    whole = known_attention(monkeypatch, {document.id: 0.1 for document in many})
+    rank_documents(None, builder, HEADS, QUESTION, many, FilterConfig(window=None, refine=0))
+    assert [len(group) for group in whole] == [60]
+
+
+def test_long_documents_still_meet_others(builder, monkeypatch):
+    """A window shorter than a document does not part the first eight: alone, they had nothing to be better than."""
+    many = documents(12, 10)
+    read = known_attention(monkeypatch, {document.id: 0.1 + 0.01 * i for i, document in enumerate(many)})
+    rank_documents(None, builder, HEADS, QUESTION, many, FilterConfig(window=5, top_m=3, refine=0))
+    assert [len(group) for group in read] == [8, 4, 6]
+
+
 # --- validation -------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +389,7 @@ def test_a_long_document_is_compared_with_the_others(small, monkeypatch, place):
         ({"mass": 1.1}, "mass is 1.1"),
         ({"mass": math.nan}, "mass is nan"),
         ({"refine": -1}, "refine is -1"),
+        ({"window": 0}, "window is 0"),
         ({"max_depth": 0.0}, "max_depth is 0.0"),
         ({"max_depth": 1.01}, "max_depth is 1.01"),
         ({"delta": math.nan}, "delta is nan"),
