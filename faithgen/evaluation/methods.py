@@ -31,7 +31,7 @@ Documents = Literal["all", "none", "gold", "embedding", "bm25"]
 
 _OFF = FilterConfig(enabled=False)
 _NONE = ContrastConfig(source="none")
-_CAFE = FilterConfig(max_depth=1.0, mass=None, calibrate=False, refine=0, steer=True)
+_CAFE = FilterConfig(max_depth=1.0, mass=None, calibrate=False, refine=0, window=None, steer=True)
 _NAME = re.compile(r"(?P<name>[a-z0-9_]+)(?:@(?P<alpha>[^:@]+))?(?P<random>:random(?P<seed>\d{0,9}))?")
 
 

@@ -57,14 +57,17 @@ def rankers() -> Mapping[str, Ranker]:
     """All rankers by name."""
     from faithgen.filtering.coarse import FilterConfig
 
-    paper = FilterConfig(max_depth=1.0, mass=None, calibrate=False, refine=0)
+    paper = FilterConfig(max_depth=1.0, mass=None, calibrate=False, refine=0, window=None)
     found = (
         Ranker(
             "heads", "attention of our heads, calibrated, the best read once more (our default)", config=FilterConfig()
         ),
         Ranker("cafe", "attention of our heads alone, as CAFE ranks (2505.10063)", config=paper),
         Ranker(
-            "icr", "attention of all heads, calibrated (ICR, 2410.02642)", heads="all", config=FilterConfig(refine=0)
+            "icr",
+            "attention of all heads, calibrated (ICR, 2410.02642)",
+            heads="all",
+            config=FilterConfig(refine=0, window=None),
         ),
         Ranker(
             "bm25", "BM25: the first stage's scores where the set has them, else over the question's documents", "bm25"
