@@ -83,6 +83,8 @@ def test_without_a_pin_the_commit_of_the_day_is_kept(hub, dataset, options, tmp_
     (hub / "refs" / "main").write_text(PINNED)  # the hub has gone on
     merged = export_checkpoint(tmp_path / "run", tmp_path / "merged", merge=True)
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(merged)), logits(trainer.model), atol=1e-5)
+    other = export_checkpoint(tmp_path / "run", tmp_path / "other", base="org/a-copy")
+    assert settings_of(other) == ("org/a-copy", None)  # which has commits of its own
 
 
 def test_a_model_in_memory_is_of_the_revision_that_is_said(hub):
