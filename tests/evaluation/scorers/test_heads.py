@@ -1,12 +1,14 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from faithgen import Document, FaithgenError
 from faithgen.answer import Answer, AnswerToken
+from faithgen.evaluation.runner import _load_scorer as load_judge
 from faithgen.evaluation.scorers import ClaimContext, load_scorer, reads_with_generator
 from faithgen.evaluation.scorers import reading as reading_module
 from faithgen.evaluation.scorers.heads import (
@@ -152,6 +154,13 @@ def test_a_fitted_head_of_a_file_is_named_after_it_and_its_content(loaded, tmp_p
 )
 def test_what_reads_with_the_generator(name, own):
     assert reads_with_generator(name) is own
+
+
+def test_a_run_reads_with_its_own_model_whichever_head_is_named(loaded, tmp_path):
+    head(["logprob"]).save(tmp_path / "mine.json")
+    scorer, threshold = load_judge(f"heads:{tmp_path / 'mine.json'}", SimpleNamespace(loaded=loaded))
+    assert scorer.reader.loaded is loaded
+    assert threshold == 0.5, "no figures of this head, so no threshold of another"
 
 
 def test_no_head_ships_for_the_model(loaded):
