@@ -1,13 +1,15 @@
 """What training gives: the arms of one experiment on the same dev rows, against each other.
 
     python benchmarks/training.py --output outputs/arms --limit 40 \\
-        --arm base=default:base --arm sft=outputs/default/sft:base \\
-        --arm rhio=outputs/default/rhio:control,rhio@0.1,rhio@0.5 --reference sft:base
+        --arm base=default-base:base --arm sft=outputs/default/sft:base --arm retmask=outputs/default/retmask:base \\
+        --arm rhio=outputs/default/rhio:control,rhio@0.1,rhio@0.2,rhio@0.5,rhio@1 \\
+        --arm random=outputs/default/random:control,rhio@0.2 --reference sft:base random:rhio@0.2
 
 An arm is NAME=MODEL:METHODS, methods as of `faithgen eval`. Every arm answers the GroundBench sets (faithfulness: mean
 support of the answer's sentences by the scorer) and the multi-document sets (SubEM); runs that are there are gone on with
 (`faithgen eval --resume`). Figures are means over sets of the means over rows, with 95 % bootstrap intervals (rows drawn
-within each set); differences from the reference are paired by question, and also given relative to it.
+within each set); differences from a reference are paired by question, in faithfulness relative to it. Answers that assert
+nothing (refusals, empty ones) have no support: they are left out in one column and count as 0 in the next.
 """
 
 import argparse
@@ -25,14 +27,15 @@ from faithgen.evaluation.summary import values_of
 
 LONG = ("eli5_webgpt", "expertqa", "clapnq", "quotesum")
 SHORT = ("nq_hard:passages=5", "hotpotqa", "musique", "2wiki")
-COLUMNS = {
-    "faithfulness": (LONG, "support_mean"),
-    "SubEM": (SHORT, "sub_em"),
-    "words, long": (LONG, "answer_words"),
-    "words, short": (SHORT, "answer_words"),
-    "refused": (LONG, "refused"),
+COLUMNS: dict[str, tuple[tuple[str, ...], str, float | None]] = {
+    "faithfulness": (LONG, "support_mean", None),
+    "faithfulness, nothing said as 0": (LONG, "support_mean", 0.0),
+    "SubEM": (SHORT, "sub_em", None),
+    "words, long": (LONG, "answer_words", None),
+    "words, short": (SHORT, "answer_words", None),
+    "refused": (LONG, "refused", None),
 }
-Values = dict[str, dict[str, float]]  # set -> question id -> value
+Values = dict[str, dict[str, float | None]]  # set -> question id -> value
 
 
 def run(arm: str, options: argparse.Namespace) -> tuple[str, Path]:
@@ -57,8 +60,10 @@ def run(arm: str, options: argparse.Namespace) -> tuple[str, Path]:
     command += ["--max-new-tokens", str(options.max_new_tokens)] if options.max_new_tokens else []
     command += ["--model", model, *(["--resume"] if folder.exists() else [])]
     code = subprocess.run(command, check=False).returncode
-    if code not in (0, 1):  # 1: some rows failed, which the table counts
+    if code not in (0, 1):
         raise SystemExit(code)
+    if code:
+        print(f"{name}: some rows failed and are in no figure; run again to try them again", file=sys.stderr)
     return name, folder
 
 
@@ -68,26 +73,35 @@ def read(folders: dict[str, Path]) -> dict[str, dict[str, Values]]:
     for name, folder in folders.items():
         for row in load_run(folder)[1]:
             metrics = found.setdefault(f"{name}:{row['method']}", defaultdict(lambda: defaultdict(dict)))
-            for metric, value in values_of(row).items():
-                if value is not None:
-                    metrics[metric][row["dataset"]][row["id"]] = value
+            for metric, value in values_of(row).items() if "error" not in row else ():
+                metrics[metric][row["dataset"]][row["id"]] = value
     return found
 
 
 def means(
-    tables: list[Values], sets: tuple[str, ...], resamples: int = 10_000, seed: int = 0
+    tables: list[Values], sets: tuple[str, ...], missing: float | None = None, resamples: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, int]:
-    """Mean over sets of the mean over the questions that all tables have: `[tables, 1 + resamples]`, the figure first."""
+    """Mean over sets of the mean over the questions that all tables have: `[tables, 1 + resamples]`, the figure first.
+
+    A value that is not there counts as `missing`; its question is left out of all tables where that is `None`. Not a number
+    where a set has no question left.
+    """
     generator = np.random.default_rng(seed)
     parts, count = [], 0
     for name in sets:
-        common = [one for one in tables[0].get(name, {}) if all(one in table.get(name, {}) for table in tables[1:])]
-        if common:
-            values = np.array([[table[name][one] for one in common] for table in tables])
-            draws = generator.integers(0, len(common), (resamples, len(common)))
-            parts.append(np.concatenate([values.mean(1)[:, None], values[:, draws].mean(2)], 1))
-            count += len(common)
-    return (np.mean(parts, 0) if parts else np.full((len(tables), 1), np.nan)), count
+        columns = []
+        own = [table.get(name, {}) for table in tables]
+        for one in (one for one in own[0] if all(one in table for table in own)):
+            column = [missing if table[one] is None else table[one] for table in own]
+            if None not in column:
+                columns.append(column)
+        if not columns:
+            return np.full((len(tables), 1), np.nan), 0
+        values = np.array(columns, dtype=float).T
+        draws = generator.integers(0, len(columns), (resamples, len(columns)))
+        parts.append(np.concatenate([values.mean(1)[:, None], values[:, draws].mean(2)], 1))
+        count += len(columns)
+    return np.mean(parts, 0), count
 
 
 def triple(samples: np.ndarray) -> list[float] | None:
@@ -100,14 +114,16 @@ def show(samples: np.ndarray, count: int, percent: bool = False) -> str:
         return "no rows in common"
     low, high = np.percentile(samples[1:], [2.5, 97.5])
     if percent:
-        return f"{samples[0]:+.1%} [{low:+.1%}, {high:+.1%}]"
+        return f"{samples[0]:+.1%} [{low:+.1%}, {high:+.1%}] (n={count})"
     return f"{samples[0]:.3f} [{low:.3f}, {high:.3f}] (n={count})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arm", action="append", required=True, metavar="NAME=MODEL:METHODS")
-    parser.add_argument("--reference", required=True, metavar="NAME:METHOD", help="What the others are compared with.")
+    parser.add_argument(
+        "--reference", required=True, nargs="+", metavar="NAME:METHOD", help="What the others are compared with."
+    )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the runs, one an arm.")
     parser.add_argument("--limit", type=int, default=40, help="Rows of each set.")
     parser.add_argument("--skip", type=int, default=0, help="Rows left out before, e.g. those that chose alpha.")
@@ -120,24 +136,31 @@ def main() -> None:
         arms = read(dict(run(arm, options) for arm in options.arm))
     except FaithgenError as error:
         raise SystemExit(str(error)) from error
-    if options.reference not in arms:
-        raise SystemExit(f"--reference {options.reference!r} is none of {', '.join(arms)}")
+    for reference in options.reference:
+        if reference not in arms:
+            raise SystemExit(f"--reference {reference!r} is none of {', '.join(arms)}")
     sets = {LONG: tuple(options.long), SHORT: tuple(options.short)}
-    print(f"| arm | {' | '.join(COLUMNS)} | faithfulness against {options.reference} | SubEM against it |")
-    print("|---" * (len(COLUMNS) + 3) + "|")
+    compared = [
+        (reference, column, percent)
+        for reference in options.reference
+        for column, percent in (("faithfulness", True), ("faithfulness, nothing said as 0", True), ("SubEM", False))
+    ]
+    heads = [*COLUMNS, *(f"{column}, against {reference}" for reference, column, _ in compared)]
+    print(f"| arm | {' | '.join(heads)} |")
+    print("|---" * (len(heads) + 1) + "|")
     figures: dict[str, dict[str, list[float] | None]] = {}
     for name, metrics in arms.items():
         cells = []
-        for column, (kind, metric) in COLUMNS.items():
-            samples, count = means([metrics[metric]], sets[kind])
+        for column, (kind, metric, missing) in COLUMNS.items():
+            samples, count = means([metrics[metric]], sets[kind], missing)
             cells.append(show(samples[0], count))
             figures.setdefault(name, {})[column] = triple(samples[0])
-        for column, percent in (("faithfulness", True), ("SubEM", False)):
-            kind, metric = COLUMNS[column]
-            (own, other), count = means([metrics[metric], arms[options.reference][metric]], sets[kind])
+        for reference, column, percent in compared:
+            kind, metric, missing = COLUMNS[column]
+            (own, other), count = means([metrics[metric], arms[reference][metric]], sets[kind], missing)
             difference = (own - other) / other if percent else own - other
-            cells.append("" if name == options.reference else show(difference, count, percent))
-            figures[name][f"{column} against reference"] = triple(difference)
+            cells.append("" if name == reference else show(difference, count, percent))
+            figures[name][f"{column}, against {reference}"] = triple(difference)
         print(f"| {name} | {' | '.join(cells)} |")
     given = {"limit": options.limit, "skip": options.skip, "sets": [*options.long, *options.short]}
     report("training", {"reference": options.reference, "scorer": options.scorer, **given, "figures": figures})
