@@ -101,7 +101,7 @@ def means(
         draws = generator.integers(0, len(columns), (resamples, len(columns)))
         parts.append(np.concatenate([values.mean(1)[:, None], values[:, draws].mean(2)], 1))
         count += len(columns)
-    return np.mean(parts, 0), count
+    return (np.mean(parts, 0) if parts else np.full((len(tables), 1), np.nan)), count
 
 
 def triple(samples: np.ndarray) -> list[float] | None:

@@ -23,7 +23,9 @@ Documents = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Hub id, folder, .gguf file or default-base; the packaged default if not given."),
+    typer.Option(
+        "--model", "-m", help="Hub id, folder, .gguf file or default-base; the packaged default if not given."
+    ),
 ]
 UntrainedModel = Annotated[
     str | None,
