@@ -9,7 +9,8 @@ from typing import Any
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.metrics import is_share
-from faithgen.evaluation.statistics import Estimate, PairedDifference, bootstrap_interval, holm, paired_bootstrap
+from faithgen.evaluation.resampling import Estimate
+from faithgen.evaluation.statistics import PairedDifference, bootstrap_interval, holm, paired_bootstrap
 from faithgen.evaluation.store import Row, differing, load_run
 from faithgen.evaluation.summary import values_of
 

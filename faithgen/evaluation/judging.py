@@ -18,10 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from faithgen.errors import FaithgenError
+from faithgen.evaluation.agreement import auroc_interval, balanced_accuracy_interval
+from faithgen.evaluation.resampling import Estimate
 from faithgen.evaluation.scorers.base import ClaimContext, Scorer
 from faithgen.evaluation.scorers.judged import How, Judgement, SetFigures
 from faithgen.evaluation.scorers.labelled import LabelledClaim, LabelledSet
-from faithgen.evaluation.statistics import Estimate, auroc_interval, balanced_accuracy_interval
 from faithgen.evaluation.text import split_claims
 
 Aggregate = Literal["mean", "min"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from faithgen.evaluation.plots import Plot, bars, needle_map, support_by_length
-from faithgen.evaluation.statistics import Estimate, PairedDifference
+from faithgen.evaluation.resampling import Estimate
+from faithgen.evaluation.statistics import PairedDifference
 from faithgen.evaluation.store import Row
 from faithgen.evaluation.summary import MethodFigures, SetFigures, figures_record, summarise_run, values_of
 from faithgen.evaluation.tasks import describe, higher_is_better

@@ -10,7 +10,8 @@ from typing import Any
 from faithgen.evaluation.metrics import is_share
 from faithgen.evaluation.metrics.conflict import memorisation_ratio
 from faithgen.evaluation.metrics.refusal import abstention
-from faithgen.evaluation.statistics import Estimate, PairedDifference, bootstrap_interval, compare_with_baseline
+from faithgen.evaluation.resampling import Estimate
+from faithgen.evaluation.statistics import PairedDifference, bootstrap_interval, compare_with_baseline
 from faithgen.evaluation.store import Row
 
 _SUPPORT = ("mean", "minimum", "share")

@@ -41,7 +41,9 @@ def test_every_method_has_its_own_settings():
     assert len(set(settings)) == len(settings)
     cafe = METHODS["cafe"]
     assert (cafe.filter.steer, cafe.filter.mass, cafe.filter.keep, cafe.contrast.source) == (True, None, None, "none")
-    assert METHODS["cafe_no_steer"].filter == FilterConfig(max_depth=1.0, mass=None, calibrate=False, refine=0, window=None)
+    assert METHODS["cafe_no_steer"].filter == FilterConfig(
+        max_depth=1.0, mass=None, calibrate=False, refine=0, window=None
+    )
     assert METHODS["filter"].filter == FilterConfig()
     assert METHODS["full"].contrast.source == "auto"
 

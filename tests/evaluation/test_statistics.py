@@ -7,12 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faithgen.errors import FaithgenError
+from faithgen.evaluation.agreement import auroc_interval, balanced_accuracy_interval
+from faithgen.evaluation.resampling import ALIKE, Estimate
 from faithgen.evaluation.statistics import (
-    ALIKE,
     EXACT,
-    Estimate,
-    auroc_interval,
-    balanced_accuracy_interval,
     bootstrap_interval,
     compare_with_baseline,
     holm,

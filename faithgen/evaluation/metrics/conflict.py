@@ -8,7 +8,8 @@ from typing import Any
 
 from faithgen.errors import FaithgenError
 from faithgen.evaluation.metrics.short_answer import normalise_words
-from faithgen.evaluation.statistics import Estimate, ratio_interval
+from faithgen.evaluation.resampling import Estimate
+from faithgen.evaluation.statistics import ratio_interval
 
 
 def context_answer(prediction: str, answers: Sequence[str], memory_answers: Sequence[str]) -> float | None:

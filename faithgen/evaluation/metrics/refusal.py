@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from faithgen.errors import FaithgenError
-from faithgen.evaluation.statistics import Estimate, ratio_interval
+from faithgen.evaluation.resampling import Estimate
+from faithgen.evaluation.statistics import ratio_interval
 from faithgen.evaluation.text import clean, split_sentences
 
 _DOCS = (

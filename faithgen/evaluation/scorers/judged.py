@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from faithgen.errors import FaithgenError
-from faithgen.evaluation.statistics import Estimate
+from faithgen.evaluation.resampling import Estimate
 from faithgen.files import write_text
 
 JUDGED = Path(__file__).parent / "judged.json"
