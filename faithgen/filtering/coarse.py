@@ -265,7 +265,8 @@ def _windows(
 ) -> list[list[int]]:
     """Document indices in groups that fit the model's window, in order; one longer than half of it is cut to share it.
 
-    Where there are more than twice as many tokens as `wanted`, groups of [`_FEWEST`] or more documents keep to that.
+    Where there are more than twice as many tokens as `wanted`, groups of [`_FEWEST`] or more documents keep to that, about,
+    and each takes documents from all over the list.
     """
     probe = Document("a")
     room = builder.window - len(builder.build(question, [probe])) + builder.document_tokens(probe)
@@ -280,4 +281,10 @@ def _windows(
             used = 0
         groups[-1].append(index)
         used += need
+    if (
+        most < room
+    ):  # a mix in each: what a retriever put first meets what it put last, and no group holds all good ones
+        mixed = [list(range(start, len(needs), len(groups))) for start in range(len(groups))]
+        if all(sum(needs[place] for place in group) <= room for group in mixed):
+            return mixed
     return groups
