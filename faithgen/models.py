@@ -115,8 +115,7 @@ def load_model(
         chosen_device,
         attn_implementation,
     )
-    commit = getattr(model.config, "_commit_hash", None) or ""
-    return LoadedModel(model, tokenizer, model_id, found_revision or commit)
+    return LoadedModel(model, tokenizer, model_id, found_revision or hub_commit(target, revision))
 
 
 def _from_pretrained(
@@ -188,6 +187,12 @@ def _with_adapter(folder: Path, **load_arguments: Any) -> LoadedModel:
     """The adapter's base model with the adapter merged: an unmerged one costs time at every step."""
     name, revision = base_of(folder)
     base = load_model(DEFAULT_BASE if name == DEFAULT_MODEL else name, revision=revision, **load_arguments)
+    trained_on = _recorded_base(folder).get("revision")
+    if trained_on and base.revision and trained_on != base.revision:
+        raise FaithgenError(
+            f"adapter {str(folder)!r} was trained on {name!r} at {trained_on}, which is now {base.revision}; "
+            "give it the base that it was trained on (faithgen export --base merges it onto another)"
+        )
     model, tokenizer = merge_adapter(base.model, base.tokenizer, folder, name, "give the base it was trained on")
     return LoadedModel(model, tokenizer, base.model_id, f"{base.revision}+{folder_revision(folder)}")
 
@@ -220,11 +225,30 @@ def _local(path: Path) -> tuple[Path, str, str]:
     if not (path / "config.json").is_file():
         raise FaithgenError(f"model folder {str(path)!r} has no config.json; give a folder written by save_pretrained")
     revision = folder_revision(path)
+    base = _recorded_base(path)
+    if "model_id" in base:
+        return path, base["model_id"], f"{base.get('revision', '')}+{revision}"
+    return path, path.resolve().name, revision
+
+
+def _recorded_base(folder: Path) -> dict[str, str]:
+    """What a folder that faithgen trained says of the model it started from; empty for others."""
     try:
-        base = json.loads((path / TRAINING_RECORD).read_text(encoding="utf-8"))["base"]
-        return path, str(base["model_id"]), f"{base['revision']}+{revision}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return path, path.resolve().name, revision
+        base = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))["base"]
+        return {name: value for name, value in base.items() if isinstance(value, str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def hub_commit(name: str, revision: str | None = None) -> str:
+    """Commit of a model that has been loaded from the hub, as the hub's cache says; empty where it does not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # no name of a repository
+        return ""
+    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def folder_revision(folder: Path) -> str:

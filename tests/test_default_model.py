@@ -118,3 +118,14 @@ def test_an_adapter_that_names_the_default_is_put_on_its_base(adapter, places):
 def test_control_tokens_come_with_it(adapter):
     tokenizer = load_model().tokenizer
     assert PromptBuilder(tokenizer, 512).control_id("[unfaithful]") == len(tokenizer) - 1
+
+
+def test_an_adapter_of_another_base_is_refused(adapter, places):
+    """Weights that were added to others than those it was trained on are nobody's model."""
+    mine = places / "mine"
+    shutil.copytree(adapter, mine)
+    record = json.loads((mine / TRAINING_RECORD).read_text())
+    record["base"]["revision"] = "ffffffffffffffff"
+    (mine / TRAINING_RECORD).write_text(json.dumps(record))
+    with pytest.raises(FaithgenError, match="was trained on 'default-base' at ffffffffffffffff, which is now"):
+        load_model(mine)

@@ -222,3 +222,16 @@ def test_a_copy_has_a_lock_of_its_own(tiny_loaded):
         assert other.lock is not tiny_loaded.lock
         with other.lock, tiny_loaded.lock:
             assert torch.equal(next(other.model.parameters()), next(tiny_loaded.model.parameters()))
+
+
+def test_the_revision_of_a_hub_model_is_the_commit_in_the_hub_s_cache(tiny_folder, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(tiny_folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert models.hub_commit("org/tiny") == models.hub_commit("org/tiny", commit) == commit
+    assert models.hub_commit("org/other") == models.hub_commit("no repository at all") == ""
+    monkeypatch.setattr(models, "_from_pretrained", lambda *_: (tiny.llama(), tiny.byte_level_tokenizer()))
+    assert load_model("org/tiny").revision == commit

@@ -13,8 +13,9 @@ from typing import Any
 from faithgen import models
 from faithgen.adapters import is_adapter, merge_adapter
 from faithgen.errors import FaithgenError
+from faithgen.models import hub_commit
 from faithgen.training.card import model_card
-from faithgen.training.loading import Base, hub_commit
+from faithgen.training.loading import Base
 from faithgen.training.record import read_record, write_record
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -69,7 +69,7 @@ def load_trainable(
     origin = {key: options[key] for key in ("revision", "trust_remote_code") if options.get(key)}
     if not isinstance(model, str):
         name = str(getattr(model.config, "_name_or_path", "") or "")
-        commit = hub_commit(name, options["revision"]) if name and options.get("revision") else ""
+        commit = models.hub_commit(name, options["revision"]) if name and options.get("revision") else ""
         base = Base(name, Path(name).name or type(model).__name__, commit)
         if base.commit:
             base = replace(base, model_id=name)
@@ -94,7 +94,7 @@ def load_trainable(
         ) from error
     name = model if revision is None else _local_name(model, target)
     if revision is None:
-        revision = hub_commit(target, options.get("revision")) or options.get("revision") or ""
+        revision = models.hub_commit(target, options.get("revision")) or options.get("revision") or ""
     return loaded, _fast(tokenizer, model), Base(name, model_id, revision)
 
 
@@ -110,17 +110,6 @@ def load_reference(model: Any, base: Base, trust_remote_code: bool = False) -> A
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )
-
-
-def hub_commit(name: str, revision: str | None = None) -> str:
-    """Commit of a model that has been loaded from the hub, as the hub's cache says; empty where it does not."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
-    except ValueError:  # no name of a repository
-        return ""
-    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def _local_name(model: str, target: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
-from faithgen.training.rows import as_dataset, read_rows
+from faithgen.training.rows import as_dataset, load_split, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -189,17 +189,9 @@ def _source(name: str, config_name: str | None, split: str) -> Any:
 
 
 def _rows_of(name: str, config_name: str | None, split: str) -> Any:
-    from datasets import load_dataset
-
     if Path(name).suffix in (".jsonl", ".json"):
         raise FaithgenError(f"dataset_name: there is no file {name!r}; give a JSONL file of rows or a data set's name")
-    try:
-        return load_dataset(name, name=config_name, split=split)
-    except Exception as error:  # as above
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FaithgenError(
-            f"data set {name!r} (split {split!r}) could not be read ({reason}); check its name"
-        ) from error
+    return load_split(name, split, config_name)
 
 
 def _file_info(name: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from faithgen import hf, models
 from faithgen.errors import FaithgenError
 from faithgen.heads.head_set import HeadSet
 from faithgen.heads.resolve import COPYING, resolve_heads
+from faithgen.models import hub_commit
 from faithgen.training.endpoint import EndpointSampler
 from faithgen.training.filters import Sample
-from faithgen.training.loading import hub_commit
 from faithgen.training.sampling import EngineSampler, choose_heads
 from faithgen.training.unfaithful_config import UnfaithfulConfig
 
