@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("step", choices=["read", "fit"])
     parser.add_argument("--output", type=Path, required=True, help="Folder of the signals, scores and heads.")
     parser.add_argument("--data", type=Path, default=SHARED, help="Folder with one sub-folder a set.")
-    parser.add_argument("--model", help="The generator; the packaged default if not given.")
+    parser.add_argument("--model", default="default-base", help="The model that reads.")
     parser.add_argument("--sets", nargs="+", choices=list(LABELLED), default=list(LABELLED), metavar="SET")
     parser.add_argument("--train", nargs="+", choices=list(LABELLED), default=list(OPEN_SETS), metavar="SET")
     parser.add_argument("--heads", type=int, default=8, help="Heads of each kind that get a feature of their own.")

@@ -193,7 +193,7 @@ def test_an_adapter_that_cannot_be_loaded_is_said(trained, tmp_path):
     tiny.llama(hidden_size=32).save_pretrained(other)
     tiny.byte_level_tokenizer().save_pretrained(other)
     (copy / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(other)}))
-    with pytest.raises(FaithgenError, match="was trained on .* which is now"):
+    with pytest.raises(FaithgenError, match=r"was trained on .* which is now"):
         load_model(copy)
     (copy / "faithgen_training.json").unlink()
     with pytest.raises(FaithgenError, match="does not fit its base model"):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from faithgen.documents import Document
 from faithgen.errors import FaithgenError
@@ -47,7 +47,7 @@ class HeadsScorer:
     Weakness: it is the model's own view. A model that copies is believed, also where it copies the wrong thing.
 
     Args:
-        model (`str`, `PathLike` or [`LoadedModel`], *optional*): the generator; the packaged default if not given.
+        model (`str`, `PathLike` or [`LoadedModel`], *optional*): the model that reads; the packaged one if not given.
         head ([`LogisticHead`] or path, *optional*):
             A fitted head; the one that ships for the model by default. That of a file is named after it and its content,
             because figures of one head say nothing of another.
@@ -66,11 +66,12 @@ class HeadsScorer:
         dtype: str = "auto",
         device: str = "auto",
     ):
-        from faithgen.models import LoadedModel, load_model
+        from faithgen.models import DEFAULT_BASE, LoadedModel, load_model
 
         loaded = model if isinstance(model, LoadedModel) else None
         if loaded is None:
-            loaded = load_model(model, revision=revision, dtype=dtype, device=device)  # type: ignore[arg-type]
+            name: Any = model or DEFAULT_BASE
+            loaded = load_model(name, revision=revision, dtype=dtype, device=device)
         self.name = f"heads:{loaded.model_id}"
         if head is None:
             head = packaged_head(loaded.model_id, loaded.revision, "reading")

@@ -19,7 +19,7 @@ from faithgen.evaluation.scorers.heads import (
     named_heads,
     score_generated,
 )
-from faithgen.evaluation.scorers.logistic import LogisticHead, fit_logistic
+from faithgen.evaluation.scorers.logistic import LogisticHead, fit_logistic, packaged_head
 from faithgen.models import LoadedModel
 from tests import tiny
 
@@ -308,3 +308,29 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FaithgenError, match="cannot write"):
         head(["a"]).save(tmp_path / "file" / "head.json")
+
+
+# --- the heads that ship ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["reading", "signals"])
+def test_shipped_heads_say_what_they_are_made_of(kind):
+    """Of sets alone whose licence lets it be passed on, for the packaged model's own heads."""
+    from faithgen.evaluation.scorers.labelled_sets import LICENCES, OPEN_SETS
+
+    head = packaged_head("SmolLM2-135M-Instruct.Q4_1", "", kind)
+    assert set(head.trained_on) <= set(OPEN_SETS)
+    assert head.provenance["licences"] == {name: LICENCES[name] for name in head.trained_on}
+    assert sum(sum(rows.values()) for rows in head.provenance["rows"].values()) > 500
+    assert head.features[0] == "context_share"
+    assert head.weights[0] > 0  # looking at the documents speaks for an answer
+
+
+@pytest.mark.default_model
+def test_the_shipped_head_tells_a_supported_claim_from_another():
+    scorer = load_scorer("heads")
+    assert scorer.name == "heads:SmolLM2-135M-Instruct.Q4_1"
+    document = "The lighthouse of Skarnholm was first lit in 1868. Its keeper was Maren Oduya, who stayed for forty years."
+    claims = ["The lighthouse of Skarnholm was first lit in 1868.", "The ferry to the mainland was painted green by Finn."]
+    supported, other = scorer.score(claims, [[document], [document]])
+    assert supported > other + 0.2
