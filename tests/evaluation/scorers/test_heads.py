@@ -330,7 +330,12 @@ def test_shipped_heads_say_what_they_are_made_of(kind):
 def test_the_shipped_head_tells_a_supported_claim_from_another():
     scorer = load_scorer("heads")
     assert scorer.name == "heads:SmolLM2-135M-Instruct.Q4_1"
-    document = "The lighthouse of Skarnholm was first lit in 1868. Its keeper was Maren Oduya, who stayed for forty years."
-    claims = ["The lighthouse of Skarnholm was first lit in 1868.", "The ferry to the mainland was painted green by Finn."]
+    document = (
+        "The lighthouse of Skarnholm was first lit in 1868. Its keeper was Maren Oduya, who stayed for forty years."
+    )
+    claims = [
+        "The lighthouse of Skarnholm was first lit in 1868.",
+        "The ferry to the mainland was painted green by Finn.",
+    ]
     supported, other = scorer.score(claims, [[document], [document]])
     assert supported > other + 0.2
