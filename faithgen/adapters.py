@@ -10,6 +10,9 @@ from typing import Any
 
 from faithgen.errors import FaithgenError
 
+TRAINING_RECORD = "faithgen_training.json"
+"""File of a checkpoint that faithgen trained: what it was made from and how."""
+
 
 def is_adapter(name: str | os.PathLike[str]) -> bool:
     """Whether this is a folder of a PEFT adapter without its base model."""

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from faithgen.adapters import merge_adapter
+from faithgen.adapters import TRAINING_RECORD, merge_adapter
 from faithgen.errors import FaithgenError
 from faithgen.gguf import converted_gguf
 from faithgen.model_cache import cache_folder, made_once, sha256
@@ -72,5 +72,4 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
     merged, tokenizer = merge_adapter(model, tokenizer, adapter, DEFAULT_BASE, "install faithgen again")
     merged.to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = adapter / "faithgen_training.json"
-    (folder / record.name).write_bytes(record.read_bytes())
+    (folder / TRAINING_RECORD).write_bytes((adapter / TRAINING_RECORD).read_bytes())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faithgen.adapters import base_of, is_adapter, merge_adapter
+from faithgen.adapters import TRAINING_RECORD, base_of, is_adapter, merge_adapter
 from faithgen.default_model import DEFAULT_BASE, DEFAULT_MODEL, packaged_model, trained_default
 from faithgen.errors import FaithgenError
 from faithgen.gguf import converted_gguf, gguf_revision
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-TRAINING_RECORD = "faithgen_training.json"
-"""File of a checkpoint that faithgen trained: what it was made from and how."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from faithgen import default_model, gguf
-from faithgen.adapters import base_of, grow_vocabulary, merge_adapter
+from faithgen.adapters import TRAINING_RECORD, base_of, grow_vocabulary, merge_adapter
 from faithgen.errors import FaithgenError
-from faithgen.models import TRAINING_RECORD, load_model, locate
+from faithgen.models import load_model, locate
 from faithgen.prompting import PromptBuilder
 
 

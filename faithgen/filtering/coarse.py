@@ -49,16 +49,15 @@ class FilterConfig:
             attention they get then: without the other documents, and with the place next to the question, which draws
             attention, given to the weakest. 0 or 1 leaves the first ranking as it is (the paper).
         window (`int`, *optional*, defaults to 2048):
-            Documents of more than twice as many tokens are read in groups of at most so many (but of 8 documents or more),
-            and the best of each group then meet in a pass of their own: reading time grows with the tokens, no longer with
-            their square. `None` fills the model's window.
+            Documents of more than twice as many tokens are read in groups of about so many (but of 8 documents or more),
+            each a mix of the list, and the best of each group then meet in a pass of their own: reading time grows with the
+            tokens, no longer with their square. `None` fills the model's window.
         steer (`bool`, *optional*, defaults to `False`): CAFE stage 2, see `delta`.
         steer_heads (`int`, *optional*, defaults to 2): K2, heads that vote for evidence among the kept documents.
         steer_top_m (`int`, *optional*, defaults to 2): M2, documents each of them votes for.
         delta (`float`, *optional*, defaults to log 10):
             Added to the scaled attention logits from question tokens to the evidence, in all heads, while the prompt is
             read: attention to it is multiplied by exp(delta) before renormalising.
-
         kept_bytes (`int`, *optional*, defaults to 256 MiB):
             Memory for the documents' keys and values of the scoring passes: asked about the same documents again, only the
             question is read. 0 keeps none.
@@ -193,8 +192,8 @@ def rank_documents(
 ) -> Ranking:
     """Rank documents with the attention of `heads` (eq. 1 and 4-5).
 
-    Documents that do not fit the model's window together are read in groups; the best of each group then meet in a
-    last pass whose scores decide, and the others follow in the order of their group's scores.
+    Documents that do not fit the model's window together, or exceed `config.window`, are read in groups; the best of each
+    group then meet in a last pass whose scores decide, and the others follow in the order of their group's scores.
 
     Returns:
         [`Ranking`] with one score and one vote a document.
@@ -281,9 +280,8 @@ def _windows(
             used = 0
         groups[-1].append(index)
         used += need
-    if (
-        most < room
-    ):  # a mix in each: what a retriever put first meets what it put last, and no group holds all good ones
+    if most < room:
+        # a mix in each: what a retriever put first meets what it put last, and no group holds all the good ones
         mixed = [list(range(start, len(needs), len(groups))) for start in range(len(groups))]
         if all(sum(needs[place] for place in group) <= room for group in mixed):
             return mixed

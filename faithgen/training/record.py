@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from faithgen.adapters import TRAINING_RECORD
 from faithgen.errors import FaithgenError
 from faithgen.files import write_text
-from faithgen.models import TRAINING_RECORD
 
 FORMAT = "faithgen-training-1"
 # Paths, secrets, and what the configs set themselves.
