@@ -11,23 +11,17 @@ from pathlib import Path
 import pytest
 
 from faithgen import hf
-from faithgen.errors import FaithgenError
 from faithgen.gguf import converted_gguf
 from faithgen.model_cache import intact, sha256
 from faithgen.models import load_model
 from tests.conftest import ROOT
+from tests.loading import fails
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FAITHGEN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def fails(*arguments, match: str, **options) -> None:
-    with pytest.raises(FaithgenError, match=match) as caught:
-        load_model(*arguments, **options)
-    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from faithgen.gguf import converted_gguf
 from faithgen.model_cache import MANIFEST
 from faithgen.models import folder_revision, load_model, resolve_dtype
 from tests import tiny
+from tests.loading import fails
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,6 @@ def cache(request, tmp_path, monkeypatch):
     if "default_model" not in request.keywords:
         monkeypatch.setenv("FAITHGEN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def fails(*arguments, match: str, **options) -> None:
-    with pytest.raises(FaithgenError, match=match) as caught:
-        load_model(*arguments, **options)
-    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.fixture

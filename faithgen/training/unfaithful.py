@@ -50,7 +50,8 @@ def build_unfaithful(
 
     Args:
         model ([`LoadedModel`], name or path, *optional*):
-            The model; `default-base`, the default without its adapter, if not given. With an endpoint only its tokenizer and config are read.
+            The model; `default-base`, the default without its adapter, if not given. With an endpoint only its tokenizer and
+            config are read.
         source: rows `{id, question, documents, answer}`: JSONL file, folder or name of a data set, `Dataset`, iterable.
         output (`str` or `PathLike`): JSONL to write.
         config ([`UnfaithfulConfig`], *optional*): heads, sampling and filters.

@@ -113,6 +113,7 @@ def load_sampled(model: Any, *, whole: bool) -> Any:
     """The model; for an endpoint only what prompts need of it."""
     if isinstance(model, models.LoadedModel):
         return model
+    model = model or models.DEFAULT_BASE
     if whole:
         return models.load_model(model)
     from types import SimpleNamespace
