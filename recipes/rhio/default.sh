@@ -38,13 +38,13 @@ cool=(--temperature 0.7 --top-p 0.95)
 sample unfaithful "${cool[@]}"
 if [ "${ARMS:-}" = all ]; then
   sample random "${cool[@]}" --random-heads 1
-  sample own_and_masked --own-answers --threshold 0.1 --temperature 0.6 --top-p 1.0 --keep supported
   python recipes/rhio/select_rows.py --output "$OUT/arms" "rhio=$OUT/unfaithful.jsonl" "random=$OUT/random.jsonl"
   train rhio rhio "$OUT/arms/rhio.jsonl"
   train rhio sft "$OUT/arms/rhio.jsonl" --unfaithful_weight 0 --share_prompt false
   train rhio random "$OUT/arms/random.jsonl"
+  sample own_and_masked --own-answers --threshold 0.1 --temperature 0.6 --top-p 1.0 --keep supported
   pairs=$(wc -l <"$OUT/arms/rhio.jsonl")
-  train retmask retmask "$OUT/own_and_masked.jsonl" --max_steps $(((pairs + 7) / 8)) # as many steps, of its own rows
+  train retmask retmask "$OUT/own_and_masked.jsonl" --max_steps $(((pairs + 3) / 4)) # as many steps, of its own rows
 else
   train rhio rhio "$OUT/unfaithful.jsonl"
 fi
