@@ -74,9 +74,9 @@ class SampleFiles:
     def opened(self, settings: dict[str, Any], ids: set[str]) -> Iterator[set[str]]:
         """Open the files for a run with these settings over rows of these ids; yields the ids that are done."""
         settings = json.loads(json.dumps(settings, default=str))
-        self._check_settings(settings)
         done: set[str] = set()
-        with contextlib.ExitStack() as stack:
+        with self._locked(), contextlib.ExitStack() as stack:
+            self._check_settings(settings)
             try:
                 for path in (self.output, self.dropped):
                     done |= self._read(path, ids)
@@ -93,6 +93,27 @@ class SampleFiles:
                 self._streams.clear()
                 with contextlib.suppress(OSError):
                     self._write_summary()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from writing the same files; both would sample the same rows."""
+        from filelock import FileLock, Timeout
+
+        place = self.output.with_name(f".{self.output.name}.lock")
+        lock = FileLock(place, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise FaithgenError(
+                f"another process is writing {str(self.output)!r}; wait for it, or choose another output"
+            ) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            place.unlink(missing_ok=True)
 
     def write(self, item: dict[str, Any]) -> None:
         """Write one row, flushed, to the output or, with a reason in `dropped`, to the dropped ones."""

@@ -183,6 +183,21 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(tiny_loaded, pairs, hea
     assert again.to_dict() == summary.to_dict()
 
 
+def test_two_runs_do_not_write_the_same_file(tiny_loaded, pairs, heads, tmp_path):
+    output, refused = tmp_path / "out.jsonl", []
+    arguments = {"heads": heads, "scorer": None, "batch_size": 1, "resume": True}
+
+    def start_another(done, total):
+        with pytest.raises(FaithgenError, match="another process is writing"):
+            build_unfaithful(tiny_loaded, pairs, output, CONFIG, **arguments)
+        refused.append(done)
+
+    build_unfaithful(tiny_loaded, pairs, output, CONFIG, progress=start_another, **arguments)
+    rows = lines(output) + lines(tmp_path / "out.dropped.jsonl")
+    assert refused and sorted(row["id"] for row in rows) == sorted(row["id"] for row in pairs)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.dropped.jsonl", "out.summary.json"}
+
+
 def test_an_output_of_other_settings_or_rows_is_not_gone_on_with(tiny_loaded, pairs, heads, tmp_path):
     output = tmp_path / "out.jsonl"
     arguments = {"heads": heads, "scorer": None, "resume": True}
