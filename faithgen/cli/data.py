@@ -64,7 +64,7 @@ def unfaithful(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Switch a filter off: unfinished, equal, degenerate, supported (repeatable).",
+            help="Switch a filter off: unfinished, equal, degenerate, no_claim, supported (repeatable).",
             autocompletion=completion.one_of(*completion.FILTERS),
         ),
     ] = None,

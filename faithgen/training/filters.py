@@ -7,7 +7,7 @@ import string
 import zlib
 from dataclasses import dataclass
 
-REASONS = ("empty", "unfinished", "equal", "degenerate", "supported")
+REASONS = ("empty", "unfinished", "equal", "degenerate", "no_claim", "supported")
 """Why a sample is left out, in the order they are looked at."""
 COMPRESSION = 2.4
 """Ratio of length to compressed length from which text is repetition (Whisper's threshold)."""
@@ -44,10 +44,11 @@ def reason_to_drop(
         sample ([`Sample`]): what the masked model said.
         answer (`str`): the faithful answer.
         support (`tuple[float | None, float | None]`, *optional*):
-            Support of the faithful answer and of the sample by the documents, 0 to 1; `None` where there is no figure.
+            Support of the faithful answer and of the sample by the documents, 0 to 1; `None` where nothing is asserted: a
+            sample without a figure beside an answer with one is a refusal, a question or a beginning ("The answer is:").
         keep (`tuple[str, ...]`, *optional*): reasons that do not count; `"empty"` always does.
         margin (`float`, *optional*, defaults to 0.0):
-            `"supported"`: the sample's support is at least that of the answer minus this.
+            Of `"supported"`: the sample's support is at least that of the answer minus this.
 
     Returns:
         One of [`REASONS`], or `None` for a sample that is kept.
@@ -58,6 +59,7 @@ def reason_to_drop(
         "unfinished": not sample.finished,
         "equal": normalised(sample.text) == normalised(answer),
         "degenerate": is_degenerate(sample.text),
+        "no_claim": faithful is not None and unfaithful is None,
         "supported": faithful is not None and unfaithful is not None and unfaithful >= faithful - margin,
     }
     return next((name for name in REASONS if found[name] and (name == "empty" or name not in keep)), None)

@@ -17,7 +17,8 @@ from faithgen.training.filters import REASONS, Sample, is_degenerate, normalised
         ("The keeper was Maren.", True, (0.8, 0.8), "supported"),
         ("The keeper was Maren.", True, (0.8, 0.9), "supported"),
         ("The keeper was Maren.", True, (None, 0.9), None),
-        ("The keeper was Maren.", True, (0.8, None), None),
+        ("The answer is:", True, (0.8, None), "no_claim"),
+        ("The keeper was Maren.", True, (None, None), None),
     ],
 )
 def test_every_reason_has_its_case(text, finished, support, reason):

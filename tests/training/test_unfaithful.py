@@ -89,7 +89,7 @@ def test_rows_with_an_instruction_are_asked_with_it(tiny_loaded, pairs, heads, t
 
     monkeypatch.setattr("faithgen.training.sampling.EngineSampler.__call__", repeat)
     mixed = [{**pairs[0], "instruction": "Answer at length."}, *pairs[1:]]
-    keep = ("unfinished", "equal", "degenerate", "supported")
+    keep = ("unfinished", "equal", "degenerate", "no_claim", "supported")
     config = UnfaithfulConfig(max_new_tokens=12, keep=keep)
     build_unfaithful(tiny_loaded, mixed, tmp_path / "own.jsonl", config, heads=heads, scorer=None)
     build_unfaithful(tiny_loaded, pairs, tmp_path / "all.jsonl", config, heads=heads, scorer=None)
