@@ -10,6 +10,7 @@ from typing import Any
 
 from faithgen import hf
 from faithgen.answer import Answer
+from faithgen.answer_stream import AnswerStream
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.decoding.sampling import SamplingConfig
@@ -21,7 +22,7 @@ from faithgen.heads.head_set import Head, HeadSet
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import LoadedModel, load_model
 from faithgen.prompting import FAITHFUL, UNFAITHFUL, Prompt, PromptBuilder
-from faithgen.session import AnswerStream, DocumentLike, Prepared, Session
+from faithgen.session import DocumentLike, Prepared, Session
 
 WATCHED_HEADS = 8
 """Copying heads whose attention gives the context-attention share."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,13 +9,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from faithgen import hf
-from faithgen.answer import Answer, AnswerToken
+from faithgen.answer import Answer
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt, StepRow
 from faithgen.decoding.sampling import SamplingConfig
 from faithgen.documents import Document, as_documents
 from faithgen.errors import FaithgenError
-from faithgen.explanation import Explainer
+from faithgen.explanation import Explainer, Explanation
 from faithgen.filtering.coarse import FilterConfig
 from faithgen.prompting import UNFAITHFUL
 from faithgen.text_stream import TextStream
@@ -181,6 +180,15 @@ class Session:
             del self.questions[row.question]
         return Piece(one.index, text + one.text.rest(), one.answer)
 
+    def unasked(self, question: str) -> Answer:
+        """The answer where there is nothing to answer from: all that any other has, and the model is not asked."""
+        names = ("filter", "prefill", "decode", "total", "scored_tokens", "prompt_tokens", "new_tokens")
+        prepared = Prepared(question, [], [], None, dict.fromkeys(names, 0.0), [], None)
+        answer = self._answer(prepared, TextStream(self.generator.loaded.tokenizer, (), frozenset()))
+        answer.finish_reason = "empty"
+        answer.explanation = Explanation(heads=[]) if self.explain else None
+        return answer
+
     def _answer(self, one: Prepared, text: TextStream) -> Answer:
         loaded = self.generator.loaded
         settings = {
@@ -222,76 +230,3 @@ def _emptied(questions: list[Question]) -> Iterator[Question]:
     """Hand over the questions of a list without keeping them."""
     while questions:
         yield questions.pop(0)
-
-
-class AnswerStream:
-    """Pieces of an answer's text, as they are decided; `.answer` holds the whole once they have run out.
-
-    A stream is read once, by any thread. Its keys and values are freed when it has been read, is closed or is dropped.
-    """
-
-    def __init__(self, session: Session):
-        self._session = session
-        self._steps = session.steps()
-        self._turn = threading.Lock()
-        self._closed = False
-        self._answer: Answer | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        if self._answer is not None:
-            raise RuntimeError("a stream is read once; its text is in .answer")
-        return self
-
-    def __next__(self) -> str:
-        piece = ""
-        while not piece:
-            with self._turn:
-                pieces = next(self._steps, None)
-            if self._closed:  # by another thread, during this step
-                self.close()
-            if pieces is None and not self._closed:
-                self._answer = self._session.questions[0].answer
-            if pieces is None or self._closed:
-                raise StopIteration
-            piece = "".join(one.text for one in pieces)
-        return piece
-
-    def close(self) -> None:
-        """End the stream early: nothing more is decoded, and the memory of its keys and values is freed.
-
-        Any thread may call it, and it does not wait: where a step is at work in another thread, that thread ends the
-        stream after this step. To close again, or after the end, does nothing.
-        """
-        self._closed = True
-        if self._turn.acquire(blocking=False):
-            try:
-                self._steps.close()
-            finally:
-                self._turn.release()
-
-    @property
-    def documents(self) -> list[Document]:
-        """All documents in the order given, with what became of them; there from the first piece on.
-
-        Raises:
-            RuntimeError: If no piece has been read.
-        """
-        if not self._session.questions:
-            raise RuntimeError("read the first piece of the stream first")
-        return self._session.questions[0].prepared.documents
-
-    @property
-    def tokens(self) -> list[AnswerToken]:
-        """The tokens decided so far; a stop string may take back the last of them."""
-        return list(self._session.questions[0].text.tokens) if self._session.questions else []
-
-    @property
-    def answer(self) -> Answer:
-        """The answer.
-
-        Raises:
-            RuntimeError: If the stream has not been read to its end.
-        """
-        if self._answer is None:
-            raise RuntimeError("read the stream to its end first")
-        return self._answer

@@ -31,7 +31,8 @@ class UnfaithfulConfig:
             Sample the faithful answer, too, from the model as it is (RetMask's chosen answer); that of the row is kept as
             `reference`, and need not be there.
         instruction (`str`, *optional*): first line of the prompt's user turn.
-        keep (`tuple[str, ...]`, *optional*): filters to switch off, of `unfinished`, `equal`, `degenerate`, `no_claim`, `supported`.
+        keep (`tuple[str, ...]`, *optional*):
+            Filters to switch off, of `unfinished`, `equal`, `degenerate`, `no_claim`, `supported`.
         margin (`float`, *optional*, defaults to 0.0): a sample counts as supported from the answer's support minus this.
 
     Raises:

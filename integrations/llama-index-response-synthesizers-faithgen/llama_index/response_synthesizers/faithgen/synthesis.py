@@ -8,9 +8,7 @@ from typing import Any
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from faithgen import Answer, Document, FaithfulGenerator, FaithgenError
-from faithgen.explanation import Explanation
-from faithgen.session import Prepared, Session
-from faithgen.text_stream import TextStream
+from faithgen.session import Session
 
 KEPT = "faithgen_kept"
 """Metadata key of a source node: whether the answer was written from it."""
@@ -134,7 +132,7 @@ class Synthesis:
     def _finish(self) -> bool:
         """Take over the whole answer; `False` where it was closed before its end."""
         if self._stream is None:
-            answer = _unasked(self._generator, self._question, self._options).to_dict()
+            answer = Session(self._generator, [], **self._options).unasked(self._question).to_dict()
         else:
             try:
                 answer = self._stream.answer.to_dict()
@@ -162,18 +160,6 @@ def explained_answer(response: Any) -> Answer:
     if "explanation" not in report:
         raise FaithgenError("the response has no explanation to report; ask with FaithfulSynthesizer(explain=True)")
     return Answer.from_dict(report)
-
-
-def _unasked(generator: FaithfulGenerator, question: str, options: Mapping[str, Any]) -> Answer:
-    """The answer where there is nothing to answer from: all that any other has, and the model is not asked."""
-    names = ("filter", "prefill", "decode", "total", "scored_tokens", "prompt_tokens", "new_tokens")
-    prepared = Prepared(question, [], [], None, dict.fromkeys(names, 0.0), [], None)
-    answer = Session(generator, [], **options)._answer(
-        prepared, TextStream(generator.loaded.tokenizer, (), frozenset())
-    )
-    answer.finish_reason = "empty"
-    answer.explanation = Explanation(heads=[]) if options["explain"] else None
-    return answer
 
 
 def encodable(text: str) -> str:
