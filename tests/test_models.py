@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from faithgen import hf, models
-from faithgen.default_model import packaged_model
+from faithgen.default_model import packaged_adapter, packaged_model
 from faithgen.errors import FaithgenError
 from faithgen.gguf import converted_gguf
 from faithgen.model_cache import MANIFEST
@@ -201,7 +201,9 @@ def test_the_default_is_the_packaged_model_converted_once():
     loaded = load_model()
     assert hf.head_shape(loaded.model) == hf.HeadShape(30, 9, 3)
     assert loaded.model_id == "SmolLM2-135M-Instruct.Q4_1"
-    assert len(loaded.revision) == 16
+    base, _, adapter = loaded.revision.partition("+")
+    assert len(base) == 16
+    assert len(adapter) == (0 if packaged_adapter() is None else 16)
     assert loaded.chat_template
     folder = converted_gguf(packaged_model())
     made = (folder / MANIFEST).stat().st_mtime_ns
