@@ -1,4 +1,4 @@
-"""Files are written to a temporary name beside the target and renamed: whole, or not there."""
+"""Files are written to a temporary name beside the target and renamed: whole, or not there; by one process at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faithgen.errors import FaithgenError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextlib.contextmanager
@@ -59,3 +63,27 @@ def write_text(
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def take_lock(path: str | os.PathLike[str], busy: str) -> BaseFileLock:
+    """Take a lock file, so that one process at a time writes what it stands for; it is not waited for.
+
+    Args:
+        path (`str` or `PathLike`): of the lock file, in a folder that exists.
+        busy (`str`): what the error says.
+
+    Returns:
+        `filelock.BaseFileLock`: to release.
+
+    Raises:
+        FaithgenError: If another process, or another lock of this one, holds it.
+        OSError: If the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FaithgenError(busy) from error
+    return lock

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError
-from faithgen.files import write_text
+from faithgen.files import take_lock, write_text
 
 FORMAT = "faithgen-eval-1"
 _COMPARED = ("settings", "datasets", "model", "methods", "scorer")
@@ -80,15 +80,8 @@ class RunFolder:
         Raises:
             FaithgenError: If one does.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise FaithgenError(
-                f"another process is writing --output {str(self.path)!r}; wait for it, or choose another folder"
-            ) from error
+        busy = f"another process is writing --output {str(self.path)!r}; wait for it, or choose another folder"
+        lock = take_lock(self.path / ".lock", busy)
         try:
             for entry in list(self.path.iterdir()):
                 if entry.name.startswith(_LEFT_OVER) and entry.is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from faithgen.errors import FaithgenError
-from faithgen.files import write_text
+from faithgen.files import take_lock, write_text
 
 
 @dataclass
@@ -97,16 +97,12 @@ class SampleFiles:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes from writing the same files; both would sample the same rows."""
-        from filelock import FileLock, Timeout
-
         place = self.output.with_name(f".{self.output.name}.lock")
-        lock = FileLock(place, timeout=0)
         try:
-            lock.acquire()
-        except Timeout as error:
-            raise FaithgenError(
-                f"another process is writing {str(self.output)!r}; wait for it, or choose another output"
-            ) from error
+            place.parent.stat()  # filelock would make the folder
+            lock = take_lock(
+                place, f"another process is writing {str(self.output)!r}; wait for it, or choose another output"
+            )
         except OSError as error:
             raise self._unwritable(error) from error
         try:

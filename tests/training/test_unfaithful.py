@@ -199,6 +199,12 @@ def test_two_runs_do_not_write_the_same_file(tiny_loaded, pairs, heads, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.dropped.jsonl", "out.summary.json"}
 
 
+def test_an_output_in_a_folder_that_is_not_there(tiny_loaded, pairs, heads, tmp_path):
+    with pytest.raises(FaithgenError, match=r"cannot write .*No such file or directory.*choose another output"):
+        build_unfaithful(tiny_loaded, pairs, tmp_path / "missing" / "out.jsonl", CONFIG, heads=heads, scorer=None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_output_of_other_settings_or_rows_is_not_gone_on_with(tiny_loaded, pairs, heads, tmp_path):
     output = tmp_path / "out.jsonl"
     arguments = {"heads": heads, "scorer": None, "resume": True}

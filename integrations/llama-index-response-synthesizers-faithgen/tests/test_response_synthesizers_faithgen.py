@@ -130,7 +130,7 @@ def test_streamed_query(engine, plain):
     for piece in response.response_gen:
         pieces.append(piece)
         seen.append(len(report["tokens"]))
-    assert len(pieces) > 2
+    assert len(pieces) >= len(plain.response.split()) > 1
     assert "".join(pieces) == plain.response
     assert seen == sorted(seen)
     assert len(set(seen)) == len(seen)
@@ -155,7 +155,7 @@ def test_asynchronous_streamed_query(engine, plain):
         return await gathered(response)
 
     pieces, response = asyncio.run(ask())
-    assert len(pieces) > 2
+    assert len(pieces) >= len(plain.response.split()) > 1
     assert "".join(pieces) == response.response == plain.response
     assert steady(response.metadata["faithgen"]) == steady(plain.metadata["faithgen"])
 
@@ -223,7 +223,7 @@ def test_streamed_chat(engine, plain):
     assert first.source_nodes[0].node_id == "mill"  # although nothing has been read
     assert first.source_nodes[0].metadata["faithgen_kept"]
     pieces = list(first.response_gen)
-    assert len(pieces) > 2
+    assert len(pieces) >= len(plain.response.split()) > 1
     assert "".join(pieces) == plain.response
 
     async def ask():
