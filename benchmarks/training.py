@@ -31,6 +31,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str, float | None]] = {
     "faithfulness": (LONG, "support_mean", None),
     "faithfulness, nothing said as 0": (LONG, "support_mean", 0.0),
     "SubEM": (SHORT, "sub_em", None),
+    "ROUGE-Lsum, long": (LONG, "rougeLsum", None),
+    "copied, long": (LONG, "copied", None),
     "words, long": (LONG, "answer_words", None),
     "words, short": (SHORT, "answer_words", None),
     "refused": (LONG, "refused", None),

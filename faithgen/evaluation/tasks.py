@@ -79,7 +79,10 @@ _TEXT_METRICS: dict[Kind, tuple[str, ...]] = {
         *("sub_em", "sub_em_substring", "em", "f1", "context_answer", "memory_answer", "both_answers"),
         *("all_and_only", "answer_words", "refused", "abstained_rightly"),
     ),
-    "long": ("rougeL", "rougeLsum", "short_answer_recall", "str_em", "answer_words", "refused", "abstained_rightly"),
+    "long": (
+        *("rougeL", "rougeLsum", "short_answer_recall", "str_em", "copied"),
+        *("answer_words", "refused", "abstained_rightly"),
+    ),
 }
 _RANK_METRICS = ("ndcg@10", "recall@1", "recall@4", "recall@10", "success@1", "success@4", "mrr@10")
 

@@ -21,7 +21,7 @@ class Metric:
         function (`Callable`): `function(prediction, **fields)` for one row; a float, or `None` where it is not defined.
         needs (`tuple[str, ...]`):
             Fields of the example that it reads: `answers`; `references` (else `long_answer`); `relevance` (else the gold
-            labels of the documents); or a name in `meta`.
+            labels of the documents); `passages` (else the texts of the documents); or a name in `meta`.
         higher_is_better (`bool`, *optional*): `None` where neither is.
         description (`str`): one line for a report.
         reads (`str`):
@@ -86,6 +86,8 @@ def field_of(example: Any, name: str) -> Any:
     if value is None and name == "relevance":
         documents = _get(example, "documents") or []
         value = {_get(document, "id"): 1 for document in documents if _get(document, "gold")}
+    if value is None and name == "passages":
+        value = [_get(document, "text") or "" for document in _get(example, "documents") or []] or None
     return value
 
 
@@ -161,6 +163,7 @@ METRICS: dict[str, Metric] = {
             True,
             "share of the short answers found, as whole words",
         ),
+        Metric("copied", long_answer.copied, ("passages",), None, "share of the sentences copied word for word"),
         Metric("answer_words", long_answer.answer_words, (), None, "length of the answer in words", share=False),
         Metric("refused", refusal.refused, (), None, "the answer says that it cannot be answered"),
         Metric(

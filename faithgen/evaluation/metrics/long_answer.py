@@ -1,4 +1,4 @@
-"""Long answers: ROUGE against references, recall of short answers (STR-EM of ASQA), length."""
+"""Long answers: ROUGE against references, recall of short answers (STR-EM of ASQA), what is copied, length."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from faithgen.evaluation.text import count_words, split_sentences
 
 ROUGE_KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _TOKEN = re.compile("[a-zA-Z0-9]")
+_WORDS = re.compile(r"\w+")
 _PARTS = ("precision", "recall", "fmeasure")
 
 
@@ -82,9 +83,31 @@ def short_answer_recall(prediction: str, short_answers: Sequence[Sequence[str]])
     return _mean([any(holds(prediction, gold) for gold in group) for group in groups if group])
 
 
+def copied(prediction: str, passages: Sequence[str]) -> float:
+    """Share of the answer's sentences that stand word for word in one of the documents.
+
+    An answer copied as a whole is supported whatever was asked: read support beside this and a metric of the answer. Case
+    and punctuation do not count.
+
+    Args:
+        prediction (`str`): the model's answer.
+        passages (`Sequence[str]`): texts of the documents.
+
+    Returns:
+        `float`: 0 to 1; 0 where the answer holds no word.
+    """
+    texts = [f" {_words(text)} " for text in passages]
+    sentences = [words for words in (_words(sentence.text) for sentence in split_sentences(prediction)) if words]
+    return _mean([any(f" {sentence} " in text for text in texts) for sentence in sentences]) or 0.0
+
+
 def answer_words(prediction: str) -> float:
     """Length of the prediction in words: pieces between white space that hold a letter or digit."""
     return float(count_words(prediction))
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORDS.findall(text.lower()))
 
 
 def _mean(hits: Sequence[bool]) -> float | None:

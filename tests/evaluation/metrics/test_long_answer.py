@@ -4,7 +4,14 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from faithgen.errors import FaithgenError
-from faithgen.evaluation.metrics.long_answer import ROUGE_KINDS, answer_words, rouge, short_answer_recall, str_em
+from faithgen.evaluation.metrics.long_answer import (
+    ROUGE_KINDS,
+    answer_words,
+    copied,
+    rouge,
+    short_answer_recall,
+    str_em,
+)
 
 REFERENCE = "The cat sat on the mat. It was a very old mat."
 PREDICTION = "On the mat, the cats slept. Old it was."
@@ -93,6 +100,28 @@ def test_recall_bounds_and_order(prediction, groups, random):
 def test_answer_words():
     assert answer_words("Two well-known words - here .") == 4
     assert answer_words("") == 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("The tower stands in Paris.", 1.0),
+        ("the tower, stands in paris", 1.0),
+        ("The tower stands in Lyon.", 0.0),
+        ("The tower stands in Paris. It was never moved.", 0.5),
+        (
+            "in Paris. It",
+            0.5,
+        ),  # parted as sentences are: the first is there, "It" alone is no whole word of a document
+        ("Paris. Built in 1889", 1.0),
+        ("stands in Paris built in", 0.0),  # across two documents
+        ("Par", 0.0),
+        ("...", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_copied_sentences(prediction, expected):
+    assert copied(prediction, ["The tower stands in Paris.", "Built in 1889 ."]) == expected
 
 
 @pytest.mark.shared_data

@@ -11,7 +11,11 @@ EXAMPLE = {
     "question": "Where?",
     "answers": ["New York"],
     "long_answer": "It stands in New York.",
-    "documents": [{"id": "1", "gold": False}, {"id": "2", "gold": True}, {"id": "3", "gold": None}],
+    "documents": [
+        {"id": "1", "text": "Paris.", "gold": False},
+        {"id": "2", "text": "It stands in New York, they say.", "gold": True},
+        {"id": "3", "text": "", "gold": None},
+    ],
     "meta": {
         "memory_answers": ["Paris"],
         "wrong_answers": [],
@@ -23,7 +27,7 @@ EXAMPLE = {
 PREDICTIONS = {"text": "It stands in New York.", "ranking": ["1", "2", "3"], "scores": [-2.0, -1.0]}
 EXPECTED = {
     "sub_em": 1, "sub_em_substring": 1, "em": 0, "f1": 4 / 7, "rouge1": 1, "rouge2": 1, "rougeL": 1, "rougeLsum": 1,
-    "str_em": 0.5, "short_answer_recall": 0.5, "answer_words": 5, "refused": 0, "abstained_rightly": 1,
+    "str_em": 0.5, "short_answer_recall": 0.5, "copied": 1, "answer_words": 5, "refused": 0, "abstained_rightly": 1,
     "context_answer": 1, "memory_answer": 0, "both_answers": 0, "all_and_only": 1, "choice": 1, "choice_margin": 1,
     "recall@1": 0, "recall@2": 1, "recall@4": 1, "recall@5": 1, "recall@10": 1, "success@1": 0, "success@4": 1,
     "success@10": 1, "mrr": 0.5, "mrr@10": 0.5, "ndcg@5": 0.6309297, "ndcg@10": 0.6309297,
@@ -99,6 +103,8 @@ def test_fields():
     assert field_of(Row(), "relevance") == {"2": 1}
     assert field_of(SimpleNamespace(meta=None, documents=None), "relevance") == {}
     assert field_of(Row(), "memory_answers") is None
+    assert field_of(EXAMPLE, "passages") == ["Paris.", "It stands in New York, they say.", ""]
+    assert field_of(Row(), "passages") is None
 
 
 def test_the_lowest_relevant_grade_comes_from_the_example():
