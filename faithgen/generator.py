@@ -162,11 +162,14 @@ class FaithfulGenerator:
 
     def resolved(self, contrast: ContrastConfig) -> ContrastConfig:
         """The settings that a config stands for with this model: no `"auto"`, and a number for `alpha`."""
-        if contrast.source != "auto":
-            return replace(contrast, alpha=contrast.strength)
-        if self.builder.has_control_tokens:
-            return replace(contrast, source="control", alpha=contrast.strength)
-        return replace(contrast, source="heads", alpha=contrast.alpha or 0.0)
+        source, alpha = contrast.source, contrast.alpha
+        if source == "auto":
+            source = "control" if self.builder.has_control_tokens else "heads"
+            if source == "heads":
+                return replace(contrast, source=source, alpha=alpha or 0.0)
+        if source == "control" and alpha is None and contrast.constant:
+            alpha = self.builder.control_alpha
+        return replace(contrast, source=source, alpha=contrast.strength if alpha is None else alpha)
 
     # --- the way of a request -----------------------------------------------------------------------------------------
 

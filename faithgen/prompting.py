@@ -6,6 +6,7 @@ tokens, text of documents and questions never does. So spans are exact by constr
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ def control_settings(tokenizer: Any) -> dict[str, Any] | None:
     """What the tokenizer of a model that faithgen trained says of its control tokens, or `None`.
 
     Returns:
-        `dict`: `control_position` and `instruction`, as for [`PromptBuilder`].
+        `dict`: `control_position` and `instruction`, as for [`PromptBuilder`], and perhaps `alpha`, the contrast strength
+        that suits the model.
     """
     mark = getattr(tokenizer, "init_kwargs", {}).get(CONTROL_MARK)
     if not isinstance(mark, dict) or mark.get("control_tokens") != [FAITHFUL, UNFAITHFUL]:
@@ -221,6 +223,14 @@ class PromptBuilder:
     def has_control_tokens(self) -> bool:
         """True for a model that faithgen trained with `[faithful]` and `[unfaithful]`; another's may mean anything."""
         return control_settings(self.tokenizer) is not None
+
+    @property
+    def control_alpha(self) -> float | None:
+        """Contrast strength that was chosen for the model and saved with it (`faithgen export --alpha`)."""
+        alpha = (control_settings(self.tokenizer) or {}).get("alpha")
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+            return None
+        return float(alpha) if math.isfinite(alpha) and alpha >= 0 else None
 
     def document_tokens(self, document: Document) -> int:
         """Tokens a document takes in a prompt, heading and separator included."""

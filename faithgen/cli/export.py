@@ -21,11 +21,14 @@ def export(
         str | None, typer.Option(help="Base model, where it is not found under the name it was trained by.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="JSON of figures for the model card.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Contrast strength to use with the model where none is given.")
+    ] = None,
     dtype: options.Dtype = "auto",
 ) -> None:
     """Write a trained model (merged, or the adapter alone) with its tokenizer, training record and model card."""
     from faithgen.training.export import export_checkpoint
 
-    folder = export_checkpoint(checkpoint, output, merge=merge, base=base, dtype=dtype, results=results)
+    folder = export_checkpoint(checkpoint, output, merge=merge, base=base, dtype=dtype, results=results, alpha=alpha)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     note(f"written to {folder} ({size / 2**20:.1f} MiB)")

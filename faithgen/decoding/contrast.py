@@ -36,8 +36,9 @@ class ContrastConfig:
             Jensen-Shannon divergence of the branches, `"decore"` by the entropy of the faithful branch (in nats); in
             the last two `alpha` scales that weight, 1 is the paper's.
         alpha (`float`, *optional*):
-            Contrast strength, 0 or more; by default RHIO's 0.2 (see `"auto"` for the exception). 0 gives the tokens of plain
-            decoding, and still tells how far the branches disagree.
+            Contrast strength, 0 or more; by default what was saved with a trained model (`faithgen export --alpha`), else
+            RHIO's 0.2 (see `"auto"` for the exception). 0 gives the tokens of plain decoding, and still tells how far the
+            branches disagree.
         plausibility (`float`, *optional*):
             Keep only tokens with at least this share (0 to 1) of the faithful branch's top probability (contrastive
             decoding's cut). Off by default, as in the papers.
@@ -78,6 +79,11 @@ class ContrastConfig:
     def strength(self) -> float:
         """`alpha`, or its default."""
         return ALPHA if self.alpha is None else self.alpha
+
+    @property
+    def constant(self) -> bool:
+        """Whether `alpha` itself is the weight of each token."""
+        return METHODS[self.method] is alpha_constant
 
     def heads_to_mask(self, total: int) -> int:
         """Number of heads to mask in a model with `total` heads."""

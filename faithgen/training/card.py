@@ -29,7 +29,8 @@ tags:
 [faithgen](https://pypi.org/project/faithgen/) {{ record.versions.faithgen }}.
 {% if record.control %}
 The control tokens {{ record.control.control_tokens | join(" and ") }} stand at the {{ record.control.control_position }} of
-the user turn. `FaithfulGenerator` finds them by itself and contrasts the two branches.
+the user turn. `FaithfulGenerator` finds them by itself and contrasts the two branches
+{%- if record.control.alpha is defined %}, by default with alpha {{ record.control.alpha }}{% endif %}.
 {% endif %}
 ```python
 from faithgen import FaithfulGenerator

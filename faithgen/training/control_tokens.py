@@ -53,6 +53,7 @@ def add_control_tokens(
                 "from a model without control tokens"
             )
         known["instruction"] = instruction
+        known.pop("alpha", None)  # was chosen for the model before
         return tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS))  # type: ignore[return-value]
     taken = [token for token in CONTROL_TOKENS if token in tokenizer.get_vocab()]
     if taken:

@@ -12,8 +12,10 @@ from typing import Any
 
 from faithgen import models
 from faithgen.adapters import is_adapter, merge_adapter
+from faithgen.decoding.contrast import ContrastConfig
 from faithgen.errors import FaithgenError
 from faithgen.models import hub_commit
+from faithgen.prompting import CONTROL_MARK
 from faithgen.training.card import model_card
 from faithgen.training.loading import Base
 from faithgen.training.record import read_record, write_record
@@ -29,6 +31,7 @@ def export_checkpoint(
     base: str | None = None,
     dtype: str = "auto",
     results: str | os.PathLike[str] | None = None,
+    alpha: float | None = None,
 ) -> Path:
     """Export a trained checkpoint.
 
@@ -43,6 +46,9 @@ def export_checkpoint(
             revision that was trained, this is warned of; without `base` it is an error.
         dtype (`str`, *optional*, defaults to `"auto"`): of the weights; `"auto"` keeps that of the base, or of the adapter.
         results (`str` or `PathLike`, *optional*): JSON of figures for the card: a list of rows, or name to figure.
+        alpha (`float`, *optional*):
+            Contrast strength that [`FaithfulGenerator`] is to use with this model where it is given none; as chosen on
+            rows that are not reported on. Without it, RHIO's 0.2.
 
     Returns:
         `Path` of the folder: weights, tokenizer with the control tokens, `faithgen_training.json` and `README.md`.
@@ -53,7 +59,12 @@ def export_checkpoint(
     source, target = Path(checkpoint), Path(output)
     if dtype not in DTYPES:
         raise FaithgenError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    ContrastConfig(alpha=alpha)  # its range
     record = read_record(source)
+    if alpha is not None:
+        if not record.get("control"):
+            raise FaithgenError(f"{str(source)!r} has no control tokens to contrast; leave --alpha out")
+        record["control"]["alpha"] = alpha
     trained = Base.from_record(record)
     record["base"]["name"] = base or trained.name
     adapter = is_adapter(source)
@@ -72,7 +83,10 @@ def export_checkpoint(
             _load_merged(source, trained, base, dtype).save_pretrained(temporary)
         else:
             _load(str(source), dtype).save_pretrained(temporary)
-        _tokenizer(source).save_pretrained(temporary)
+        tokenizer = _tokenizer(source)
+        if alpha is not None:
+            tokenizer.init_kwargs[CONTROL_MARK]["alpha"] = alpha
+        tokenizer.save_pretrained(temporary)
         write_record(temporary, {**record, "merged": whole})
         (temporary / "README.md").write_text(card, encoding="utf-8")
         for file in temporary.iterdir():  # weights are written for their owner alone

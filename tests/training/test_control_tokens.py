@@ -77,7 +77,9 @@ def test_a_trained_model_is_trained_on_with_its_tokens(fresh):
     ids = add_control_tokens(fresh.model, fresh.tokenizer, **SETTINGS)
     with torch.no_grad():
         fresh.model.get_input_embeddings().weight[ids[0]] = 7.0
+    fresh.tokenizer.init_kwargs["faithgen"]["alpha"] = 1.0
     assert add_control_tokens(fresh.model, fresh.tokenizer, control_position="end", instruction="New.") == ids
+    assert "alpha" not in control_settings(fresh.tokenizer)  # chosen for the model before this training
     assert (fresh.model.get_input_embeddings().weight[ids[0]] == 7.0).all()
     assert control_settings(fresh.tokenizer)["instruction"] == "New."
     with pytest.raises(FaithgenError, match=r"control_position is 'front'.*trained with 'end'"):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ pytest.importorskip("trl")
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from faithgen.decoding.contrast import ContrastConfig
 from faithgen.errors import FaithgenError
 from faithgen.generator import FaithfulGenerator
 from faithgen.heads.head_set import HeadSet
@@ -122,6 +124,51 @@ def test_the_exported_adapter_names_its_base_and_can_be_small(trained, base, tmp
     ]
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_the_strength_that_was_chosen_goes_with_the_model(trained, base, tmp_path, merge):
+    folder, _ = trained
+    exported = export_checkpoint(folder, tmp_path / "exported", merge=merge, alpha=1.0)
+    loaded = load_model(exported, dtype="float32")
+    heads = HeadSet([[0.5] * 8] * 4, "copying", loaded.model_id)
+    generator = FaithfulGenerator(loaded, heads, heads)
+    for given, resolved in (
+        (ContrastConfig(), ("control", 1.0)),
+        (ContrastConfig(source="control"), ("control", 1.0)),
+        (ContrastConfig(alpha=0.5), ("control", 0.5)),
+        (ContrastConfig(alpha=0.0), ("control", 0.0)),
+        (ContrastConfig(method="adacad"), ("control", 0.2)),  # weighs in other units
+        (ContrastConfig(source="heads"), ("heads", 0.2)),  # was not chosen for these
+    ):
+        found = generator.resolved(given)
+        assert (found.source, found.alpha) == resolved
+    assert generator.generate(QUESTION, DOCUMENTS, max_new_tokens=2).settings["contrast"]["alpha"] == 1.0
+    assert "branches, by default with alpha 1.0." in (exported / "README.md").read_text()
+    assert json.loads((exported / "faithgen_training.json").read_text())["control"]["alpha"] == 1.0
+    assert "alpha" not in json.loads((folder / "faithgen_training.json").read_text())["control"]
+    assert FaithfulGenerator(load_model(folder), heads, heads).resolved(ContrastConfig()).alpha == 0.2
+
+
+@pytest.mark.parametrize("alpha", ["1", True, -1, float("inf"), None])
+def test_a_strength_in_a_tokenizer_that_is_none_is_passed_over(trained, alpha):
+    folder, _ = trained
+    loaded = load_model(folder)
+    loaded.tokenizer.init_kwargs["faithgen"]["alpha"] = alpha
+    heads = HeadSet([[0.5] * 8] * 4, "copying", loaded.model_id)
+    assert FaithfulGenerator(loaded, heads, heads).resolved(ContrastConfig()).alpha == 0.2
+
+
+def test_no_strength_for_a_model_without_control_tokens(trained, tmp_path):
+    import shutil
+
+    folder, _ = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    record = json.loads((copy / "faithgen_training.json").read_text())
+    (copy / "faithgen_training.json").write_text(json.dumps({**record, "control": None}))
+    with pytest.raises(FaithgenError, match="has no control tokens to contrast; leave --alpha out"):
+        export_checkpoint(copy, tmp_path / "out", alpha=1.0)
+
+
 def test_the_card_states_data_heads_recipe_and_results(trained, tmp_path):
     results = tmp_path / "results.json"
     results.write_text(json.dumps([{"set": "dev | a", "faithfulness": 0.8}, {"set": "b", "faithfulness": 0.7}]))
@@ -172,6 +219,8 @@ def test_bad_input_is_said_and_nothing_is_left_behind(trained, base, tmp_path):
         ({"merge": True, "base": str(tmp_path / "gone")}, "does not exist"),
         ({"dtype": "int8"}, "dtype 'int8'"),
         ({"results": broken}, "results"),
+        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"alpha": math.nan}, "alpha is nan"),
     ):
         with pytest.raises(FaithgenError, match=message):
             export_checkpoint(**{"checkpoint": folder, "output": tmp_path / "out", **arguments})
