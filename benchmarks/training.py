@@ -13,6 +13,7 @@ nothing (refusals, empty ones) have no support: they are left out in one column 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -22,6 +23,10 @@ import numpy as np
 from common import SHARED, report
 
 from faithgen.errors import FaithgenError
+from faithgen.evaluation.datasets import load_dataset
+from faithgen.evaluation.metrics.refusal import is_refusal
+from faithgen.evaluation.scorers import load_scorer
+from faithgen.evaluation.scorers.base import score_answers, summarise
 from faithgen.evaluation.store import load_run
 from faithgen.evaluation.summary import values_of
 
@@ -30,6 +35,7 @@ SHORT = ("nq_hard:passages=5", "hotpotqa", "musique", "2wiki")
 COLUMNS: dict[str, tuple[tuple[str, ...], str, float | None]] = {
     "faithfulness": (LONG, "support_mean", None),
     "faithfulness, nothing said as 0": (LONG, "support_mean", 0.0),
+    "faithfulness, second scorer": (LONG, "second_mean", None),
     "SubEM": (SHORT, "sub_em", None),
     "ROUGE-Lsum, long": (LONG, "rougeLsum", None),
     "copied, long": (LONG, "copied", None),
@@ -69,14 +75,52 @@ def run(arm: str, options: argparse.Namespace) -> tuple[str, Path]:
     return name, folder
 
 
-def read(folders: dict[str, Path]) -> dict[str, dict[str, Values]]:
+def judge_again(folder: Path, scorer: str, sets: tuple[str, ...]) -> None:
+    """Judge a run's long answers by another scorer, into `FOLDER/SCORER.jsonl`; those that are there are left alone."""
+    path = folder / f"{scorer}.jsonl"
+    done = set(second(path))
+    rows = [row for row in load_run(folder)[1] if row["dataset"] in sets and "answer" in row and key(row) not in done]
+    if not rows:
+        return
+    examples = {(name, one.id): one for name in sets for one in load_dataset(name, SHARED).examples}
+    judge = load_scorer(scorer)
+    if path.is_file():  # without a line that was cut off
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        for index, row in enumerate(rows):
+            if index % 20 == 0:
+                print(f"{folder.name}, {scorer}: {index}/{len(rows)}", file=sys.stderr, flush=True)
+            example = examples[row["dataset"], row["id"]]
+            texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in example.documents]
+            answers = [] if is_refusal(row["answer"]) else [row["answer"]]
+            sentences = score_answers(judge, answers, [texts] * len(answers), [example.question] * len(answers))
+            mean = summarise(sentences[0]).mean if sentences else None
+            file.write(json.dumps([*key(row), mean]) + "\n")
+            file.flush()
+
+
+def key(row: dict) -> tuple[str, str, str]:
+    return row["dataset"], row["id"], row["method"]
+
+
+def second(path: Path) -> dict[tuple[str, str, str], float | None]:
+    """What [`judge_again`] has written, whole lines."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else ()
+    return {tuple(names): mean for *names, mean in map(json.loads, lines)}
+
+
+def read(folders: dict[str, Path], scorer: str | None = None) -> dict[str, dict[str, Values]]:
     """For each arm and method, by metric, set and question."""
     found: dict[str, dict[str, Values]] = {}
     for name, folder in folders.items():
+        again = second(folder / f"{scorer}.jsonl")
         for row in load_run(folder)[1]:
             metrics = found.setdefault(f"{name}:{row['method']}", defaultdict(lambda: defaultdict(dict)))
             for metric, value in values_of(row).items() if "error" not in row else ():
                 metrics[metric][row["dataset"]][row["id"]] = value
+            if key(row) in again:
+                metrics["second_mean"][row["dataset"]][row["id"]] = again[key(row)]
     return found
 
 
@@ -133,27 +177,33 @@ def main() -> None:
     parser.add_argument("--short", nargs="*", default=SHORT, help="Sets for SubEM.")
     parser.add_argument("--max-new-tokens", type=int, help="In place of the sets' own.")
     parser.add_argument("--scorer", default="lexical")
+    parser.add_argument("--second-scorer", help="Judge the long answers by this one, too, e.g. heads.")
     options = parser.parse_args()
     try:
-        arms = read(dict(run(arm, options) for arm in options.arm))
+        folders = dict(run(arm, options) for arm in options.arm)
+        for folder in folders.values() if options.second_scorer else ():
+            judge_again(folder, options.second_scorer, tuple(options.long))
+        arms = read(folders, options.second_scorer)
     except FaithgenError as error:
         raise SystemExit(str(error)) from error
     for reference in options.reference:
         if reference not in arms:
             raise SystemExit(f"--reference {reference!r} is none of {', '.join(arms)}")
     sets = {LONG: tuple(options.long), SHORT: tuple(options.short)}
+    shown = {name: column for name, column in COLUMNS.items() if options.second_scorer or column[1] != "second_mean"}
     compared = [
-        (reference, column, percent)
+        (reference, column, column.startswith("faithfulness"))
         for reference in options.reference
-        for column, percent in (("faithfulness", True), ("faithfulness, nothing said as 0", True), ("SubEM", False))
+        for column in shown
+        if column.startswith(("faithfulness", "SubEM"))
     ]
-    heads = [*COLUMNS, *(f"{column}, against {reference}" for reference, column, _ in compared)]
+    heads = [*shown, *(f"{column}, against {reference}" for reference, column, _ in compared)]
     print(f"| arm | {' | '.join(heads)} |")
     print("|---" * (len(heads) + 1) + "|")
     figures: dict[str, dict[str, list[float] | None]] = {}
     for name, metrics in arms.items():
         cells = []
-        for column, (kind, metric, missing) in COLUMNS.items():
+        for column, (kind, metric, missing) in shown.items():
             samples, count = means([metrics[metric]], sets[kind], missing)
             cells.append(show(samples[0], count))
             figures.setdefault(name, {})[column] = triple(samples[0])
@@ -165,7 +215,8 @@ def main() -> None:
             figures[name][f"{column}, against {reference}"] = triple(difference)
         print(f"| {name} | {' | '.join(cells)} |")
     given = {"limit": options.limit, "skip": options.skip, "sets": [*options.long, *options.short]}
-    report("training", {"reference": options.reference, "scorer": options.scorer, **given, "figures": figures})
+    given["scorers"] = [options.scorer, *([options.second_scorer] if options.second_scorer else [])]
+    report("training", {"reference": options.reference, **given, "figures": figures})
 
 
 if __name__ == "__main__":

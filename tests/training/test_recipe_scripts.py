@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,3 +178,30 @@ def test_a_set_without_rows_in_common_is_no_figure_and_not_left_out_of_the_mean(
     first = {"a": {"1": 1.0}, "b": {"1": 1.0}}
     samples, count = training.means([first, other | {"b": {"1": 1.0}}], ("a", "b"))
     assert training.show(samples[0], count) == "no rows in common"
+
+
+def test_answers_are_judged_again_once_and_a_line_that_was_cut_off_anew(tmp_path, monkeypatch):
+    training = script("benchmarks/training.py")
+    example = SimpleNamespace(
+        id="1", question="Who built it?", documents=[SimpleNamespace(title="Mill", text="Ada built it in 1921.")]
+    )
+    rows = [
+        {"dataset": "long", "id": "1", "method": "base", "answer": "Ada built it in 1921."},
+        {"dataset": "long", "id": "1", "method": "rhio", "answer": "I don't know."},
+        {"dataset": "long", "id": "1", "method": "heads", "error": "x"},
+        {"dataset": "short", "id": "1", "method": "base", "answer": "Ada"},
+    ]
+    monkeypatch.setattr(training, "load_run", lambda folder: (None, rows))
+    monkeypatch.setattr(training, "load_dataset", lambda name, data: SimpleNamespace(examples=[example]))
+    training.judge_again(tmp_path, "lexical", ("long",))
+    path = tmp_path / "lexical.jsonl"
+    whole = path.read_text()
+    assert training.second(path) == {("long", "1", "base"): 1.0, ("long", "1", "rhio"): None}
+    path.write_text(whole[:-3])
+    training.judge_again(tmp_path, "lexical", ("long",))
+    assert path.read_text() == whole
+    monkeypatch.setattr(training, "load_scorer", None)  # nothing is left to judge
+    training.judge_again(tmp_path, "lexical", ("long",))
+    found = training.read({"arm": tmp_path}, "lexical")
+    assert found["arm:base"]["second_mean"] == {"long": {"1": 1.0}}
+    assert "second_mean" not in training.read({"arm": tmp_path})["arm:base"]
