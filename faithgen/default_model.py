@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -50,7 +51,7 @@ def trained_default() -> Path:
     if adapter is None:
         return packaged_model()
     base = converted_gguf(packaged_model())
-    checksum = sha256(adapter / "adapter_model.safetensors")
+    checksum = _checksum(adapter)
     try:
         return made_once(
             f"{base.name}+{checksum[:16]}", lambda folder: _merge(base, adapter, folder), adapter.name, checksum
@@ -60,6 +61,12 @@ def trained_default() -> Path:
             f"cannot write the default model into the cache folder {str(cache_folder() / 'models')!r} "
             f"({error.strerror or error}); set FAITHGEN_CACHE to a folder that can be written"
         ) from error
+
+
+def _checksum(adapter: Path) -> str:
+    """Of all its files but the model card: the tokenizer's settings decide answers as the weights do."""
+    files = sorted(file for file in adapter.iterdir() if file.is_file() and file.name != "README.md")
+    return hashlib.sha256("\n".join(f"{file.name} {sha256(file)}" for file in files).encode()).hexdigest()
 
 
 def _merge(base: Path, adapter: Path, folder: Path) -> None:

@@ -94,6 +94,13 @@ def test_the_merge_is_made_once_and_again_for_another_adapter(adapter, monkeypat
     save_file({name: weight * 2 for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
     assert locate(None)[0] != folder
     assert len(merges) == 2
+    settings = adapter / "tokenizer_config.json"  # the strength of the contrast stands there
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"faithgen": {"alpha": 0.5}}))
+    locate(None)
+    assert len(merges) == 3
+    (adapter / "README.md").write_text("# Card")
+    locate(None)
+    assert len(merges) == 3
 
 
 def test_a_merge_that_fails_leaves_nothing_behind(adapter, places, monkeypatch):
@@ -129,3 +136,37 @@ def test_an_adapter_of_another_base_is_refused(adapter, places):
     (mine / TRAINING_RECORD).write_text(json.dumps(record))
     with pytest.raises(FaithgenError, match="was trained on 'default-base' at ffffffffffffffff, which is now"):
         load_model(mine)
+
+
+def test_the_adapter_that_ships_is_small_and_of_weights_and_text_alone():
+    """At most 15 MB, safetensors and JSON: what training leaves beside them is a pickle or of no use to others."""
+    folder = default_model.packaged_adapter()
+    assert folder is not None
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "faithgen_training.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 15e6
+    record = json.loads((folder / TRAINING_RECORD).read_text())
+    assert (record["method"], record["base"]["name"]) == ("rhio", "default-base")
+    assert (
+        record["control"]["alpha"] == json.loads((folder / "tokenizer_config.json").read_text())["faithgen"]["alpha"]
+    )
+    text = "".join(file.read_text() for file in folder.iterdir() if file.suffix in (".md", ".json", ".jinja"))
+    assert "/tmp/" not in text  # no path of the machine that it was trained on
+
+
+@pytest.mark.default_model
+def test_the_adapter_that_ships_is_used_and_contrasts_by_itself():
+    from faithgen import FaithfulGenerator
+    from faithgen.decoding.contrast import ContrastConfig
+
+    generator = FaithfulGenerator.from_pretrained()
+    assert generator.loaded.revision.startswith(f"{load_model('default-base').revision}+")
+    resolved = generator.resolved(ContrastConfig())
+    assert (resolved.source, resolved.alpha) == ("control", 0.5)

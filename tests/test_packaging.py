@@ -23,3 +23,5 @@ def test_the_types_of_a_package_are_shipped(root):
     shipped = {file.distribution_path for file in wheel.WheelBuilder(str(root)).recurse_included_files()}
     assert {f"{folder}/__init__.py", f"{folder}/py.typed"} <= shipped
     assert not any(path.startswith("tests/") for path in shipped)
+    if name == "faithgen":
+        assert "faithgen/packaged/SmolLM2-135M-Instruct.Q4_1/adapter_model.safetensors" in shipped
