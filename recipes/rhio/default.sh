@@ -50,4 +50,4 @@ else
 fi
 
 rm -rf "$OUT/adapter"
-faithgen export --checkpoint "$OUT/rhio" --output "$OUT/adapter" --dtype bfloat16
+faithgen export --checkpoint "$OUT/rhio" --output "$OUT/adapter" --dtype bfloat16 --alpha 0.5 # chosen on dev rows (README)
