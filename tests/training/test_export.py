@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -62,6 +63,12 @@ def trained(base, tmp_path_factory):
     trainer.train()
     trainer.save_model(str(folder))
     return folder, trainer.model.eval()
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """The trained checkpoint, to be damaged."""
+    return shutil.copytree(trained[0], tmp_path / "copy")
 
 
 def logits_of(model, ids):
@@ -157,12 +164,7 @@ def test_a_strength_in_a_tokenizer_that_is_none_is_passed_over(trained, alpha):
     assert FaithfulGenerator(loaded, heads, heads).resolved(ContrastConfig()).alpha == 0.2
 
 
-def test_no_strength_for_a_model_without_control_tokens(trained, tmp_path):
-    import shutil
-
-    folder, _ = trained
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def test_no_strength_for_a_model_without_control_tokens(copy, tmp_path):
     record = json.loads((copy / "faithgen_training.json").read_text())
     (copy / "faithgen_training.json").write_text(json.dumps({**record, "control": None}))
     with pytest.raises(FaithgenError, match="has no control tokens to contrast; leave --alpha out"):
@@ -228,12 +230,7 @@ def test_bad_input_is_said_and_nothing_is_left_behind(trained, base, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_an_adapter_that_cannot_be_loaded_is_said(trained, tmp_path):
-    import shutil
-
-    folder, _ = trained
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def test_an_adapter_that_cannot_be_loaded_is_said(trained, copy, tmp_path):
     settings = json.loads((copy / "adapter_config.json").read_text())
     (copy / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
     with pytest.raises(FaithgenError, match="is damaged"):
@@ -248,4 +245,4 @@ def test_an_adapter_that_cannot_be_loaded_is_said(trained, tmp_path):
     with pytest.raises(FaithgenError, match="does not fit its base model"):
         load_model(copy)
     with pytest.raises(FaithgenError, match="is an adapter; merge it"):
-        locate(folder)
+        locate(trained[0])
