@@ -15,7 +15,7 @@ SOME_DOUBT = 0.35
 """Doubt score from which an answer is called shaky; see `benchmarks/README.md` for what it separates."""
 HIGH_DOUBT = 0.65
 SURE_EVIDENCE = 0.4
-"""Share of the best document from which it was the right one in 97 of 100 questions (training rows, n = 176)."""
+"""Share of the best document from which it was the right one in 92 of 93 questions (training rows)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class AnswerToken:
         text (`str`): what the token added to the answer.
         id (`int`): token id.
         logprob (`float`): log-probability in the faithful branch, in nats.
-        jsd (`float`, *optional*): Jensen-Shannon divergence of the two branches in nats, 0 to 0.693: where it is high, the
-            token depends on what the unfaithful branch lacks. `None` without a second branch.
+        jsd (`float`, *optional*): Jensen-Shannon divergence of the two branches in nats, 0 to 0.693. Where it is high, the
+            token depends on what sets them apart: masked heads, documents left out, or a control token that was trained
+            (which may be no more than the form of an answer). `None` without a second branch.
         context_share (`float`, *optional*): share (0 to 1) of the copying heads' attention that lay on the documents when
             the token was chosen.
         detail ([`TokenDetail`], *optional*): how it was chosen; where `explain` was asked for.

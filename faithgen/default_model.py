@@ -9,8 +9,8 @@ from pathlib import Path
 
 from faithgen.adapters import TRAINING_RECORD, merge_adapter
 from faithgen.errors import FaithgenError
-from faithgen.gguf import converted_gguf
-from faithgen.model_cache import cache_folder, made_once, sha256
+from faithgen.gguf import converted_gguf, find_converted
+from faithgen.model_cache import cache_folder, intact, made_once, sha256
 
 DEFAULT_MODEL, DEFAULT_BASE = "default", "default-base"
 """Names of the default model with its adapter, and without: the model that the adapter was trained on."""
@@ -53,14 +53,29 @@ def trained_default() -> Path:
     base = converted_gguf(packaged_model())
     checksum = _checksum(adapter)
     try:
-        return made_once(
-            f"{base.name}+{checksum[:16]}", lambda folder: _merge(base, adapter, folder), adapter.name, checksum
-        )
+        return made_once(_name(base, checksum), lambda folder: _merge(base, adapter, folder), adapter.name, checksum)
     except OSError as error:
         raise FaithgenError(
             f"cannot write the default model into the cache folder {str(cache_folder() / 'models')!r} "
             f"({error.strerror or error}); set FAITHGEN_CACHE to a folder that can be written"
         ) from error
+
+
+def find_trained_default() -> Path | None:
+    """The folder that is loaded for the default model, where it is there already and whole; nothing is made or written.
+
+    Raises:
+        FaithgenError: If the packaged model is not installed.
+    """
+    base, adapter = find_converted(packaged_model()), packaged_adapter()
+    if base is None or adapter is None:
+        return base
+    folder = base.with_name(_name(base, _checksum(adapter)))
+    return folder if intact(folder) else None
+
+
+def _name(base: Path, checksum: str) -> str:
+    return f"{base.name}+{checksum[:16]}"
 
 
 def _checksum(adapter: Path) -> str:

@@ -42,7 +42,8 @@ class FaithfulGenerator:
     Args:
         loaded ([`LoadedModel`]): the model.
         scoring_heads ([`HeadSet`]): heads that rank documents (query-focused).
-        copying_heads ([`HeadSet`]): heads masked for the unfaithful branch, and watched for the context share.
+        copying_heads ([`HeadSet`]):
+            Heads watched for the context share, and masked in the unfaithful branch where its source is `"heads"`.
         instruction (`str`, *optional*): first line of the prompt's user turn; the model's own by default.
         compiled (`bool`, *optional*, defaults to `False`):
             Decode at fixed shapes through `torch.compile`; pays where many questions are answered, most of all on a GPU. The
@@ -165,8 +166,8 @@ class FaithfulGenerator:
         source, alpha = contrast.source, contrast.alpha
         if source == "auto":
             source = "control" if self.builder.has_control_tokens else "heads"
-            if source == "heads":
-                return replace(contrast, source=source, alpha=alpha or 0.0)
+            if source == "heads" and alpha is None and contrast.method == ContrastConfig.method:  # nothing asked for
+                alpha = 0.0
         if source == "control" and alpha is None and contrast.constant:
             alpha = self.builder.control_alpha
         return replace(contrast, source=source, alpha=contrast.strength if alpha is None else alpha)

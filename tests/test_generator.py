@@ -461,6 +461,23 @@ def test_an_untrained_model_masks_its_copying_heads(generator, pairs):
     assert pairs[1][1]["masked_heads"] == generator.copying_heads.top(5)
 
 
+@pytest.mark.parametrize(
+    ("given", "alpha"),
+    [
+        ({}, 0.0),
+        ({"alpha": 0.3}, 0.3),
+        ({"source": "heads"}, 0.2),
+        ({"method": "decore"}, 1.0),  # whoever names a method asks for the contrast
+        ({"method": "adacad", "source": "context"}, 1.0),
+        ({"method": "cad"}, 0.2),
+        ({"method": "decore", "alpha": 0.0}, 0.0),
+    ],
+)
+def test_strength_of_the_contrast_with_an_untrained_model(generator, given, alpha):
+    found = generator.generate(*REQUESTS[0], contrast=ContrastConfig(**given), max_new_tokens=1).settings["contrast"]
+    assert (found["source"], found["alpha"]) == (given.get("source", "heads"), alpha)
+
+
 def test_a_trained_model_uses_its_control_tokens(trained, pairs):
     answer = trained.generate(*REQUESTS[0], max_new_tokens=6)
     assert answer.settings["contrast"]["source"] == "control"

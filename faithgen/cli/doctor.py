@@ -18,6 +18,7 @@ import typer
 
 from faithgen.cli import options
 from faithgen.cli.console import note, safe, stdout
+from faithgen.default_model import DEFAULT_BASE
 from faithgen.errors import FaithgenError
 
 READ_BY_US = {
@@ -244,8 +245,8 @@ def _size(folder: Path) -> int:
 def _default_model(
     cache: dict[str, Any], problems: list[str], warnings: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Whether the packaged default is there and converted, and the head sets that ship for it."""
-    from faithgen.default_model import packaged_model
+    """Whether the packaged default is there and made ready, and the head sets that ship for it."""
+    from faithgen.default_model import find_trained_default, packaged_adapter, packaged_model
     from faithgen.gguf import find_converted
     from faithgen.heads.head_set import HeadSet, packaged_head_sets
 
@@ -254,21 +255,22 @@ def _default_model(
         file = packaged_model()
     except FaithgenError as error:
         problems.append(f"{error} (or name another: --model)")
-        return {"file": None, "converted": None}, []
-    converted = find_converted(file)
+        return {"file": None, "converted": None, "adapter": None, "ready": None}, []
+    converted, adapter, ready = find_converted(file), packaged_adapter(), find_trained_default()
     locked = f"the cache folder {cache['folder']!r} cannot be written; set FAITHGEN_CACHE to a folder that can be"
-    if not cache["writable"] and converted is None:
+    if not cache["writable"] and ready is None:
         problems.append(locked)
     elif not cache["writable"]:
         warnings.append(f"{locked} (the packaged default is in it already; other models' heads could not be kept)")
-    elif converted is None and cache["free_bytes"] < _ROOM:
+    elif ready is None and cache["free_bytes"] < _ROOM:
         problems.append(f"the disk of the cache folder {cache['folder']!r} is full; make {_ROOM >> 20} MiB of room")
     heads = [
         {"method": one.method, "used": one.used, "gini": round(one.gini, 2), "data": one.data, "file": str(path)}
         for path, one in shipped
         if one.model_id == file.stem
     ]
-    return {"file": str(file), "converted": None if converted is None else str(converted)}, heads
+    places = {"file": file, "converted": converted, "adapter": adapter, "ready": ready}
+    return {name: None if place is None else str(place) for name, place in places.items()}, heads
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -315,7 +317,11 @@ def _sections(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield "default model", ["not installed"]
     else:
         converted = "converted already" if default["converted"] else "not converted yet: 15-40 s at first use"
-        yield "default model", [f"{Path(default['file']).stem}, {converted}"]
+        lines = [f"{Path(default['file']).stem}, {converted}"]
+        if default["adapter"]:
+            merged = "merged already" if default["ready"] else "not merged yet: some seconds at first use"
+            lines += [f"with its adapter, {merged} (--model {DEFAULT_BASE}: without)"]
+        yield "default model", lines
     rows = [f"{one['method']}: shipped, {one['used']} instances of {one['data']}" for one in found["heads"]]
     yield "its heads", rows or ["none shipped: detected at first use"]
     about = [

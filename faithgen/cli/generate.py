@@ -41,11 +41,17 @@ def generate(
     contrast_method: Annotated[
         str,
         typer.Option(
-            help=f"{completion.either(*completion.CONTRASTS)}.",
+            help=f"Weight of the contrast: {completion.either(*completion.CONTRASTS)}.",
             autocompletion=completion.one_of(*completion.CONTRASTS),
         ),
     ] = "rhio",
-    alpha: Annotated[float | None, typer.Option(help="Contrast strength, 0 or more.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Contrast strength, 0 or more; else the model's own (the packaged one's: 0.5), 0.2, adacad and decore 1; "
+            "0 for an untrained model with neither --contrast nor --contrast-method."
+        ),
+    ] = None,
     plausibility: Annotated[
         float | None, typer.Option(help="Keep tokens with this share (0-1) of the top probability.")
     ] = None,

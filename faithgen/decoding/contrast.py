@@ -30,15 +30,16 @@ class ContrastConfig:
             `"control"`: the prompt with `[unfaithful]` in its control slot (RHIO; needs a trained model). `"heads"`: the
             same prompt with retrieval heads masked (DeCoRe). `"context"`: the prompt without documents (CAD). `"none"`:
             no second branch. `"auto"`: `"control"` for a model trained with control tokens, else `"heads"` for its
-            signal alone (`alpha` 0 unless given): contrasting an untrained small model was not seen to help.
+            signal alone (`alpha` 0, unless it or another `method` is given): contrasting an untrained small model was
+            not seen to help.
         method (`str`, *optional*, defaults to `"rhio"`):
             `"rhio"` and `"cad"` weigh by a constant `alpha` (the two papers' formulas are the same), `"adacad"` by the
             Jensen-Shannon divergence of the branches, `"decore"` by the entropy of the faithful branch (in nats); in
             the last two `alpha` scales that weight, 1 is the paper's.
         alpha (`float`, *optional*):
-            Contrast strength, 0 or more; by default what was saved with a trained model (`faithgen export --alpha`), else
-            RHIO's 0.2 (see `"auto"` for the exception). 0 gives the tokens of plain decoding, and still tells how far the
-            branches disagree.
+            Contrast strength, 0 or more. By default 1 for `"adacad"` and `"decore"`; for `"rhio"` and `"cad"` what was saved
+            with a trained model (`faithgen export --alpha`; 0.5 with the packaged one), else RHIO's 0.2, or 0 as under
+            `"auto"`. 0 gives the tokens of plain decoding, and still tells how far the branches disagree.
         plausibility (`float`, *optional*):
             Keep only tokens with at least this share (0 to 1) of the faithful branch's top probability (contrastive
             decoding's cut). Off by default, as in the papers.
@@ -77,8 +78,10 @@ class ContrastConfig:
 
     @property
     def strength(self) -> float:
-        """`alpha`, or its default."""
-        return ALPHA if self.alpha is None else self.alpha
+        """`alpha`, or the method's default."""
+        if self.alpha is not None:
+            return self.alpha
+        return ALPHA if self.constant else 1.0
 
     @property
     def constant(self) -> bool:

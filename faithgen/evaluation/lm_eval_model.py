@@ -73,7 +73,8 @@ class FaithgenLM(LM):
             raise FaithgenError(f"{chosen.name} cannot run: {reason}")
         self.method, self.generator = chosen, answerer.variant(chosen)
         self.batch_size, self.max_new_tokens, self.progress = batch_size, max_new_tokens, progress
-        self.source = self.generator.contrast_source(chosen.contrast)
+        self.contrast = self.generator.resolved(chosen.contrast)
+        self.source = self.contrast.source
         self._device = self.generator.loaded.model.device
 
     @classmethod
@@ -118,7 +119,7 @@ class FaithgenLM(LM):
             "faithgen_revision": loaded.revision,
             "faithgen_method": self.method.name,
             "faithgen_contrast": self.source,
-            "faithgen_alpha": self.generator.resolved(self.method.contrast).alpha if self.source != "none" else None,
+            "faithgen_alpha": self.contrast.alpha if self.source != "none" else None,
         }
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
@@ -136,8 +137,8 @@ class FaithgenLM(LM):
             scored = score_endings(
                 self.generator.loaded.model,
                 [prompts[i] for i in part],
-                self.method.contrast,
-                masked_heads=masked_heads(self.generator, self.method.contrast),
+                self.contrast,
+                masked_heads=masked_heads(self.generator, self.contrast),
                 batch_size=self.batch_size,
             )
             for i, (score,) in zip(part, scored, strict=True):
@@ -175,7 +176,7 @@ class FaithgenLM(LM):
                 decoded = decode_text(
                     self.generator,
                     [PairPrompt(prompts[i].faithful, prompts[i].unfaithful) for i in part],
-                    self.method.contrast,
+                    self.contrast,
                     sampling=sampling,
                     max_new_tokens=length,
                     stop=[settings[i]["until"] for i in part],

@@ -106,8 +106,8 @@ METHODS: Mapping[str, Method] = {
         Method("control", "trained control token [faithful], no contrast", control=True),
         Method(
             "rhio",
-            "trained control tokens, the two branches contrasted (RHIO, 2501.13573), weight 0.2",
-            contrast=ContrastConfig(source="control", method="rhio", alpha=0.2),
+            "trained control tokens, the two branches contrasted (RHIO, 2501.13573), at the model's own weight",
+            contrast=ContrastConfig(source="control", method="rhio"),
             control=True,
         ),
         Method(

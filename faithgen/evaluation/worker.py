@@ -197,15 +197,16 @@ class Worker:
         if method.selects:
             return [{"skipped": "the set has no documents to choose among"} for _ in examples]
         generator = self._answerer.variant(method, task.instruction, task.without_documents)
+        contrast = generator.resolved(method.contrast)
         prompts = [
-            ending_prompt(generator, e.question, e.meta["options"], method.contrast, self.settings.choice_style)
+            ending_prompt(generator, e.question, e.meta["options"], contrast, self.settings.choice_style)
             for e in examples
         ]
         scored = score_endings(
             generator.loaded.model,
             [prompt for prompt in prompts if isinstance(prompt, EndingPrompt)],
-            method.contrast,
-            masked_heads=masked_heads(generator, method.contrast),
+            contrast,
+            masked_heads=masked_heads(generator, contrast),
             batch_size=2 * self.settings.batch_size,
         )
         found = iter(scored)

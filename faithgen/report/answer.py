@@ -31,6 +31,12 @@ _COUNTS = {
     "prompt_tokens": "tokens of the prompt",
     "new_tokens": "tokens written",
 }
+_APART = {
+    "control": "one trained to be faithful and one trained not to be would say something else here",
+    "heads": "the word depends on the heads that copy from the documents",
+    "context": "the word depends on the documents",
+}
+_WEIGHTS = {"adacad": " × disagreement", "decore": " × entropy"}
 _ENDS = {
     "end": "the model ended the answer",
     "stop": "a stop string ended the answer",
@@ -86,7 +92,8 @@ def render_report(
         "answer": answer,
         "doubt": answer.doubt,
         "sentences": view_sentences(answer.tokens, explanation),
-        "two_branches": any(token.jsd is not None for token in answer.tokens),
+        "shade": _shade(answer),
+        "formula": _formula(answer),
         "documents": view_documents(answer.documents, explanation, answer.prompt_order),
         "kept": sum(document.kept is not False for document in answer.documents),
         "maps": _maps(explanation, scoring_heads, copying_heads),
@@ -96,6 +103,29 @@ def render_report(
         "settings": _flat(answer.settings),
     }
     return render_page("answer", context, script_data(answer.tokens, explanation))
+
+
+def _shade(answer: Answer) -> tuple[str, str]:
+    """What no shade behind a word means, and what the deepest does."""
+    if all(token.jsd is None for token in answer.tokens):
+        return "sure", "improbable (there is no second branch)"
+    apart = _APART.get(str(_contrast(answer).get("source")))
+    return "branches agree", "branches disagree" + (f": {apart}" if apart else "")
+
+
+def _formula(answer: Answer) -> str | None:
+    """How the words were chosen, where it was not by the faithful branch alone."""
+    contrast = _contrast(answer)
+    alpha = contrast.get("alpha")
+    if not isinstance(alpha, int | float) or not alpha or all(token.jsd is None for token in answer.tokens):
+        return None
+    weight = f"{alpha:g}{_WEIGHTS.get(str(contrast.get('method')), '')}"
+    return f"(1 + a) log p(faithful) − a log p(unfaithful), a = {weight}"
+
+
+def _contrast(answer: Answer) -> Mapping[str, Any]:
+    found = answer.settings.get("contrast")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _maps(explanation: Explanation, scoring: HeadSet | None, copying: HeadSet | None) -> list[HeadMap]:

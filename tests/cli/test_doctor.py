@@ -13,6 +13,7 @@ import torch
 
 from faithgen import hf
 from faithgen.cli import doctor
+from faithgen.default_model import packaged_adapter
 from tests.conftest import ROOT
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -64,6 +65,17 @@ def converted(default_model, cache, monkeypatch):
     return gguf.converted_gguf(default_model)
 
 
+@pytest.fixture
+def ready(converted, monkeypatch):
+    """The conversion with the adapter merged, made by a stand-in."""
+    from faithgen import default_model
+
+    monkeypatch.setattr(
+        default_model, "_merge", lambda base, adapter, folder: (folder / "config.json").write_text("{}")
+    )
+    return default_model.trained_default()
+
+
 def examine(run):
     code, out, err = run("doctor", "--format", "json")
     return code, json.loads(out), err
@@ -74,6 +86,7 @@ def test_text_and_json_say_the_same(run, converted):
     assert (code, err) == (0, "")
     assert found["problems"] == []
     assert found["default_model"]["converted"] == str(converted)
+    assert found["default_model"]["ready"] is None  # its adapter has still to be merged
     assert [one["method"] for one in found["heads"]] == ["copying", "query_focused"]
     assert found["cache"]["models"] == [{"name": converted.name, "bytes": found["cache"]["models"][0]["bytes"]}]
     code, out, _ = run("doctor")
@@ -89,7 +102,8 @@ def test_text_and_json_say_the_same(run, converted):
 def test_nothing_is_converted_or_written(run, default_model, cache):
     code, found, _ = examine(run)
     assert code == 0
-    assert found["default_model"] == {"file": str(default_model), "converted": None}
+    adapter = str(packaged_adapter())
+    assert found["default_model"] == {"file": str(default_model), "converted": None, "adapter": adapter, "ready": None}
     assert not cache.exists()
     assert "not converted yet" in run("doctor")[1]
 
@@ -169,7 +183,8 @@ def test_a_cache_that_cannot_be_written(run, default_model, monkeypatch, tmp_pat
     assert err.count("\n") == 1
 
 
-def test_a_read_only_cache_serves_if_the_default_is_in_it(run, converted, monkeypatch):
+@pytest.mark.parametrize("damaged", ["the base", "the merged copy"])
+def test_a_read_only_cache_serves_if_the_default_is_in_it(run, converted, ready, monkeypatch, damaged):
     real = os.access
     cache = str(converted.parents[1])
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(cache) and real(path, mode))
@@ -177,16 +192,17 @@ def test_a_read_only_cache_serves_if_the_default_is_in_it(run, converted, monkey
     assert code == 0
     assert not found["cache"]["writable"]
     assert err.startswith("warning: the cache folder ")
-    (converted / "config.json").write_text("damaged")
+    assert found["default_model"]["ready"] == str(ready)
+    ({"the base": converted, "the merged copy": ready}[damaged] / "config.json").write_text("damaged")
     code, _, err = examine(run)
     assert code == 1
     assert err.startswith("problem: the cache folder ")
 
 
-def test_a_full_disk_is_a_problem_before_the_conversion_only(run, converted, monkeypatch):
+def test_a_full_disk_is_a_problem_before_the_default_is_ready_only(run, ready, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     assert examine(run)[0] == 0
-    (converted / "config.json").unlink()
+    (ready / "config.json").unlink()
     code, _, err = examine(run)
     assert code == 1
     assert "512 MiB" in err

@@ -111,6 +111,7 @@ def test_terminal_escapes_in_documents_are_not_printed(run, model_options, tmp_p
         (["generate", "q", "-d", "{documents}", "--max-new-tokens", "0"], "max_new_tokens"),
         (["generate", "q", "-d", "{documents}", "--max-new-tokens", "2000"], "window"),
         (["generate", "q", "-d", "{documents}", "--format", "xml"], "text or json"),
+        (["heads", "show", "copying", "--format", "yaml"], "text or json"),
         (["generate", "q", "-d", "{documents}", "--heads", "{missing}"], "heads detect"),
         (["generate", "q", "-d", "{documents}", "--heads", "{documents}"], "head set"),
         (["generate", "q", "-d", "{documents}", "--heads", "{other}"], "heads detect"),

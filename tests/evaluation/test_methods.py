@@ -55,7 +55,8 @@ def test_every_method_has_its_own_settings():
         ("context", "context", "cad", 0.5),
         ("adacad", "context", "adacad", 1.0),
         ("decore", "heads", "decore", 1.0),
-        ("rhio", "control", "rhio", 0.2),
+        ("rhio", "control", "rhio", None),  # the model's own
+        ("rhio@0.2", "control", "rhio", 0.2),
         ("heads@0.7", "heads", "rhio", 0.7),
     ],
 )

@@ -358,6 +358,20 @@ def test_control_methods_need_the_chat_style_for_endings(settings):
     assert len(chat["logprobs"]) == 2
 
 
+def test_the_trained_contrast_has_the_models_own_strength(settings):
+    row = example(0, documents=0, question="Better", meta={"options": [" late", " never"], "answer_index": 0})
+
+    def scores(method, saved=None):
+        trained = make_generator(control=True)
+        if saved is not None:
+            trained.loaded.tokenizer.init_kwargs["faithgen"]["alpha"] = saved
+        worker = Worker(replace(settings, choice_style="chat"), trained)
+        (found,) = worker.run(Batch("memotrap", method, [row]), "memotrap", TASKS["memotrap"])
+        return found["logprobs"]
+
+    assert scores("rhio", saved=3.0) == scores("rhio@3") != scores("rhio") == scores("rhio@0.2")
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,28 @@ def test_tokens_are_shaded_by_the_disagreement_of_the_branches(page):
     assert [name for name, _ in data_of(alone)["tokens"][0]["branches"]] == ["faithful"]
 
 
+@pytest.mark.parametrize(
+    ("contrast", "legend", "weight"),
+    [
+        ({"source": "control", "method": "rhio", "alpha": 0.5}, "trained to be faithful", "a = 0.5:"),
+        ({"source": "control", "method": "rhio", "alpha": 0.0}, "trained to be faithful", None),
+        ({"source": "heads", "method": "decore", "alpha": 1.0}, "heads that copy", "a = 1 × entropy:"),
+        ({"source": "context", "method": "adacad", "alpha": 1.0}, "depends on the documents", "a = 1 × disagreement:"),
+        ({"source": "another", "alpha": "1"}, "branches disagree", None),
+        ("nothing", "branches disagree", None),
+    ],
+)
+def test_the_page_says_what_sets_the_branches_apart_and_how_words_were_chosen(contrast, legend, weight):
+    found = Page(render_report(make_answer(settings={"contrast": contrast})))
+    assert legend in found.texts(kind="legend")[0]
+    assert ("depends on the documents" in found.texts(kind="legend")[0]) == (legend == "depends on the documents")
+    chosen = [text for text in found.texts(kind="note") if "log p(faithful)" in text]
+    assert len(chosen) == (weight is not None)
+    assert weight is None or weight in chosen[0]
+    alone = Page(render_report(make_answer(two_branches=False, settings={"contrast": contrast})))
+    assert not [text for text in alone.texts(kind="note") if "log p(faithful)" in text]
+
+
 def test_the_script_has_the_alternatives_of_both_branches(page):
     token = data_of(page)["tokens"][1]
     assert token["text"] == " mill"

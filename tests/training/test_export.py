@@ -134,23 +134,24 @@ def test_the_exported_adapter_names_its_base_and_can_be_small(trained, base, tmp
 @pytest.mark.parametrize("merge", [False, True])
 def test_the_strength_that_was_chosen_goes_with_the_model(trained, base, tmp_path, merge):
     folder, _ = trained
-    exported = export_checkpoint(folder, tmp_path / "exported", merge=merge, alpha=1.0)
+    exported = export_checkpoint(folder, tmp_path / "exported", merge=merge, alpha=0.7)
     loaded = load_model(exported, dtype="float32")
     heads = HeadSet([[0.5] * 8] * 4, "copying", loaded.model_id)
     generator = FaithfulGenerator(loaded, heads, heads)
     for given, resolved in (
-        (ContrastConfig(), ("control", 1.0)),
-        (ContrastConfig(source="control"), ("control", 1.0)),
+        (ContrastConfig(), ("control", 0.7)),
+        (ContrastConfig(source="control"), ("control", 0.7)),
         (ContrastConfig(alpha=0.5), ("control", 0.5)),
         (ContrastConfig(alpha=0.0), ("control", 0.0)),
-        (ContrastConfig(method="adacad"), ("control", 0.2)),  # weighs in other units
+        (ContrastConfig(method="adacad"), ("control", 1.0)),  # weighs in other units
+        (ContrastConfig(method="decore", alpha=0.3), ("control", 0.3)),
         (ContrastConfig(source="heads"), ("heads", 0.2)),  # was not chosen for these
     ):
         found = generator.resolved(given)
         assert (found.source, found.alpha) == resolved
-    assert generator.generate(QUESTION, DOCUMENTS, max_new_tokens=2).settings["contrast"]["alpha"] == 1.0
-    assert "branches, by default with alpha 1.0." in (exported / "README.md").read_text()
-    assert json.loads((exported / "faithgen_training.json").read_text())["control"]["alpha"] == 1.0
+    assert generator.generate(QUESTION, DOCUMENTS, max_new_tokens=2).settings["contrast"]["alpha"] == 0.7
+    assert "branches, by default with alpha 0.7." in (exported / "README.md").read_text()
+    assert json.loads((exported / "faithgen_training.json").read_text())["control"]["alpha"] == 0.7
     assert "alpha" not in json.loads((folder / "faithgen_training.json").read_text())["control"]
     assert FaithfulGenerator(load_model(folder), heads, heads).resolved(ContrastConfig()).alpha == 0.2
 

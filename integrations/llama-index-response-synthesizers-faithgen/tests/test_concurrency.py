@@ -197,6 +197,30 @@ def held(decoding, monkeypatch):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("strings", [False, True])
+def test_a_chat_engine_that_turns_streaming_on_or_off_changes_no_answer_under_way(
+    tiny_generator, retrieved, held, streaming, strings
+):
+    synthesizer = FaithfulSynthesizer(tiny_generator, max_new_tokens=4, streaming=streaming)
+
+    async def ask():
+        if strings:
+            asked = synthesizer.aget_response(QUESTIONS[0], [given.node.text for given in retrieved])
+        else:
+            asked = synthesizer.asynthesize(QUESTIONS[0], retrieved)
+        task = asyncio.create_task(asked)
+        await until(held.inside.is_set)
+        synthesizer._streaming = not streaming  # as LlamaIndex's chat engines do around a question
+        held.go_on.set()
+        found = await task
+        if streaming:
+            return "".join([piece async for piece in (found if strings else found.response_gen)])
+        return found if strings else found.response
+
+    assert run(ask()) == tiny_generator.generate(QUESTIONS[0], [g.node.text for g in retrieved], max_new_tokens=4).text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_cancelling_does_not_wait_for_the_step_under_way(tiny_generator, retrieved, decoding, held, streaming):
     synthesizer = FaithfulSynthesizer(tiny_generator, max_new_tokens=NEW_TOKENS, streaming=streaming)
 

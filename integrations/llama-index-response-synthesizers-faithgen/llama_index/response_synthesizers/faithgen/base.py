@@ -169,9 +169,10 @@ class FaithfulSynthesizer(BaseSynthesizer):
         Raises:
             FaithgenError: If the question is empty, there is no such option, or the nodes do not fit the model's window.
         """
+        streaming = self._streaming  # chat engines turn it on and off while others wait for their answers
         with self._events(query) as (question, told):
             synthesis = self._synthesis(question, nodes, response_kwargs)
-            if self._streaming:
+            if streaming:
                 pieces = _pieces(next(synthesis, None), synthesis)
                 return told(StreamingResponse(pieces, *self._sources(synthesis, additional_source_nodes)))
             for _ in synthesis:
@@ -187,10 +188,11 @@ class FaithfulSynthesizer(BaseSynthesizer):
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
         """As `synthesize`, without blocking the event loop; returns `Response` or `AsyncStreamingResponse`."""
+        streaming = self._streaming  # chat engines turn it on and off while others wait for their answers
         with self._events(query) as (question, told):
             synthesis = self._synthesis(question, nodes, response_kwargs)
             first = await self._next(synthesis)
-            if self._streaming:
+            if streaming:
                 pieces = self._apieces(first, synthesis)
                 return told(AsyncStreamingResponse(pieces, *self._sources(synthesis, additional_source_nodes)))
             async for _ in self._apieces(first, synthesis):
@@ -206,8 +208,9 @@ class FaithfulSynthesizer(BaseSynthesizer):
 
         Arguments and errors as in `synthesize`.
         """
+        streaming = self._streaming
         synthesis = self._synthesis(query_str, _as_nodes(text_chunks), response_kwargs)
-        if self._streaming:
+        if streaming:
             return _pieces(next(synthesis, None), synthesis)
         for _ in synthesis:
             pass
@@ -217,9 +220,10 @@ class FaithfulSynthesizer(BaseSynthesizer):
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> str | AsyncGenerator[str, None]:
         """As `get_response`, without blocking the event loop; an asynchronous generator if `streaming`."""
+        streaming = self._streaming
         synthesis = self._synthesis(query_str, _as_nodes(text_chunks), response_kwargs)
         first = await self._next(synthesis)
-        if self._streaming:
+        if streaming:
             return self._apieces(first, synthesis)
         async for _ in self._apieces(first, synthesis):
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -113,7 +114,7 @@ class Synthesis:
                 "coarse_score": document.coarse_score,
                 "fine_score": document.fine_score,
                 "truncated": document.truncated,
-                "given_score": None if given.score is None else float(given.score),
+                "given_score": _finite(given.score),
                 **({"text": document.text} if self._options["explain"] else {}),
             }
             for given, document in zip(self._nodes, self._documents, strict=True)
@@ -175,6 +176,11 @@ def _document(node: BaseNode, name: str) -> Document:
     else:
         title = ""
     return Document(encodable(node.get_content(metadata_mode=MetadataMode.LLM)), id=name, title=encodable(title))
+
+
+def _finite(score: float | None) -> float | None:
+    """A retriever's score as JSON can hold it."""
+    return None if score is None or not math.isfinite(score) else float(score)
 
 
 def _marked(given: NodeWithScore, entry: dict[str, Any]) -> NodeWithScore:
