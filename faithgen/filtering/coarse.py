@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -198,6 +199,12 @@ def rank_documents(
     Returns:
         [`Ranking`] with one score and one vote a document.
     """
+    store = None if model is None else prefix_store(model, config.kept_bytes)
+    with contextlib.nullcontext() if store is None else store.checked_once():
+        return _rank(model, builder, heads, question, documents, config)
+
+
+def _rank(model, builder, heads, question, documents: Sequence[Document], config: FilterConfig) -> Ranking:
     groups = _windows(builder, question, documents, config.window)
     ranking = Ranking([0.0] * len(documents), [False] * len(documents))
     finalists = list(range(len(documents)))

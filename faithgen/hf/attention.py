@@ -113,6 +113,20 @@ def attached(model: Any, functions: dict[int, AttentionFunction], *, innermost: 
             _exchange_implementation(model, modules, name, before)
 
 
+def intervened(model: Any) -> bool:
+    """Whether something stands between a model and its own results: functions attached to its attention, or hooks on its
+    modules (transformers' own only read)."""
+    return any(
+        _attached.get(module)
+        or any(
+            not (getattr(hook, "__module__", None) or "").startswith("transformers.")
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+            for hook in hooks.values()
+        )
+        for module in model.modules()
+    )
+
+
 def _exchange_implementation(model: Any, modules: dict[int, nn.Module], old: str, new: str) -> None:
     """`model.set_attn_implementation` for the text decoder alone, without its walk over all modules: this runs in every
     step of decoding. The name has been checked by registering it."""
