@@ -17,6 +17,7 @@ from faithgen.heads.head_set import Head
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
+_ROOM = 256 * 2**20
 _stores: weakref.WeakKeyDictionary[PreTrainedModel, PrefixStore] = weakref.WeakKeyDictionary()
 
 
@@ -111,9 +112,15 @@ class PrefixStore:
             self._mark = mark
 
 
-def prefix_store(model: PreTrainedModel, max_bytes: int) -> PrefixStore | None:
-    """The store of a model, with this much room from now on; `None` where there is no room."""
+def prefix_store(model: PreTrainedModel, max_bytes: int | None) -> PrefixStore | None:
+    """The store of a model, with this much room from now on; `None` where there is no room. `max_bytes=None` is 256 MiB, or
+    an eighth of what is free on the model's GPU, what the store holds counted as free."""
     store = _stores.get(model)
+    if max_bytes is None:
+        max_bytes, device = _ROOM, hf.device_of(model)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            max_bytes = max(_ROOM, (free + (0 if store is None else store.bytes)) // 8)
     if store is None and max_bytes > 0:
         store = _stores[model] = PrefixStore(model, max_bytes)
     if store is not None:

@@ -270,3 +270,14 @@ def test_a_prefix_too_large_is_not_kept(model):
 def test_kept_bytes_must_not_be_negative():
     with pytest.raises(FaithgenError, match="kept_bytes is -1"):
         FilterConfig(kept_bytes=-1)
+
+
+def test_the_room_grows_with_what_a_gpu_has_free(model, monkeypatch):
+    assert FilterConfig().kept_bytes is None
+    assert prefix_store(model, None).max_bytes == 256 * 2**20
+    monkeypatch.setattr(hf, "device_of", lambda model: torch.device("cuda", 0))
+    for free, room in ((64 * 2**30, 8 * 2**30), (2**30, 256 * 2**20)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 2**30))
+        assert prefix_store(model, None).max_bytes == room
+    assert prefix_store(model, 5).max_bytes == 5
+    assert prefix_store(model, 0) is None
