@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,9 +59,11 @@ class FilterConfig:
         delta (`float`, *optional*, defaults to log 10):
             Added to the scaled attention logits from question tokens to the evidence, in all heads, while the prompt is
             read: attention to it is multiplied by exp(delta) before renormalising.
-        kept_bytes (`int`, *optional*, defaults to 256 MiB):
+        kept_bytes (`int`, *optional*):
             Memory for the documents' keys and values of the scoring passes: asked about the same documents again, only the
-            question is read. 0 keeps none.
+            question is read. They help if all groups of the documents fit: an 8B model takes about 150 MiB for 2,048 tokens,
+            so some 2.5 GiB for 32K. 256 MiB if not given, on a GPU an eighth of its free memory if that is more; 0 keeps
+            none.
 
     Raises:
         FaithgenError: If a value is out of its range.
@@ -80,13 +83,13 @@ class FilterConfig:
     steer_heads: int = 2
     steer_top_m: int = 2
     delta: float = math.log(10)
-    kept_bytes: int = 256 * 2**20
+    kept_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "top_m", "steer_heads", "steer_top_m"):
             if getattr(self, name) < 1:
                 raise FaithgenError(f"{name} is {getattr(self, name)}; give 1 or more")
-        if self.kept_bytes < 0:
+        if self.kept_bytes is not None and self.kept_bytes < 0:
             raise FaithgenError(f"kept_bytes is {self.kept_bytes}; give 0 (none) or more")
         if self.window is not None and self.window < 1:
             raise FaithgenError(
@@ -198,6 +201,12 @@ def rank_documents(
     Returns:
         [`Ranking`] with one score and one vote a document.
     """
+    store = None if model is None else prefix_store(model, config.kept_bytes)
+    with contextlib.nullcontext() if store is None else store.checked_once():
+        return _rank(model, builder, heads, question, documents, config)
+
+
+def _rank(model, builder, heads, question, documents: Sequence[Document], config: FilterConfig) -> Ranking:
     groups = _windows(builder, question, documents, config.window)
     ranking = Ranking([0.0] * len(documents), [False] * len(documents))
     finalists = list(range(len(documents)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from faithgen.heads.head_set import Head
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
+_ROOM = 256 * 2**20
 _stores: weakref.WeakKeyDictionary[PreTrainedModel, PrefixStore] = weakref.WeakKeyDictionary()
 
 
@@ -39,7 +41,8 @@ class Prefix:
 class PrefixStore:
     """Prefixes last used, as many as fit; one user at a time takes one, uses it and puts it back.
 
-    All are dropped when the model's weights are seen to be others than before.
+    All are dropped when the model's weights, or its adapters in use, are seen to be others than before. While heads are
+    masked or hooks are on the model, the store gives and takes nothing: what is read then is not the model's own.
 
     Args:
         model (`PreTrainedModel`): whose prefixes they are.
@@ -54,18 +57,33 @@ class PrefixStore:
         self.max_bytes, self.hits, self.misses = max_bytes, 0, 0
         self._kept: OrderedDict[tuple[tuple[int, ...], int], tuple[Prefix, int]] = OrderedDict()
         self._mark: tuple = ()
+        self._bypassed = self._checked = False
+
+    @contextlib.contextmanager
+    def checked_once(self) -> Iterator[None]:
+        """Look at the model now, and no more at each `take`: nobody changes it in this block."""
+        self._check_model()
+        self._checked = True
+        try:
+            yield
+        finally:
+            self._checked = False
 
     def take(self, ids: Sequence[int], depth: int) -> Prefix | None:
         """The prefix of these tokens down to this layer; the store has it no more."""
-        self._check_weights()
+        if not self._checked:
+            self._check_model()
+        if self._bypassed:
+            return None
         prefix, _ = self._kept.pop((tuple(ids), depth), (None, 0))
         self.hits += prefix is not None
         self.misses += prefix is None
         return prefix
 
     def put(self, prefix: Prefix) -> None:
-        """Keep a prefix, at the cost of those that were not used for longest."""
-        self._check_weights()
+        """Keep a prefix that was taken, or read since `take`, at the cost of those that were not used for longest."""
+        if self._bypassed:
+            return
         self._kept[prefix.ids, prefix.depth] = (prefix, hf.cache_bytes(prefix.cache))
         self.shrink(self.max_bytes)
 
@@ -83,17 +101,26 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _check_weights(self) -> None:
+    def _check_model(self) -> None:
         model = self._model()
+        self._bypassed = model is not None and hf.intervened(model)
+        if self._bypassed:
+            return
         mark = hf.weights_mark(model) if model is not None else ()
         if mark != self._mark:
             self._kept.clear()
             self._mark = mark
 
 
-def prefix_store(model: PreTrainedModel, max_bytes: int) -> PrefixStore | None:
-    """The store of a model, with this much room from now on; `None` where there is no room."""
+def prefix_store(model: PreTrainedModel, max_bytes: int | None) -> PrefixStore | None:
+    """The store of a model, with this much room from now on; `None` where there is no room. `max_bytes=None` is 256 MiB, or
+    an eighth of what is free on the model's GPU, what the store holds counted as free."""
     store = _stores.get(model)
+    if max_bytes is None:
+        max_bytes, device = _ROOM, hf.device_of(model)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            max_bytes = max(_ROOM, (free + (0 if store is None else store.bytes)) // 8)
     if store is None and max_bytes > 0:
         store = _stores[model] = PrefixStore(model, max_bytes)
     if store is not None:

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from faithgen.errors import FaithgenError
 from faithgen.hf.shape import attention_modules, text_config
 
 # The name must not hold "flash", "sdpa", "flex_attention", "eager" or "paged|": transformers tests for substrings.
@@ -39,11 +40,28 @@ def _dispatch(base: str) -> AttentionFunction:
     def attention(module, query, key, value, attention_mask, **kwargs):
         if base == "eager":
             delegate = sys.modules[type(module).__module__].eager_attention_forward
-        else:
+        elif base in ("sdpa", "flex_attention"):
             delegate = ALL_ATTENTION_FUNCTIONS[base]
+        else:
+            delegate = _under_its_name(base)
         for function in _attached.get(module, ()):
             delegate = _bind(function, delegate)
         return delegate(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def _under_its_name(base: str) -> AttentionFunction:
+    """The attention function `base` for those that look their kernel up by the name in the module's config (flash, kernels
+    of the hub): the config says `base` while it runs. As all of a model, not for two threads at a time."""
+
+    def attention(module, *arguments, **kwargs):
+        config = module.config
+        ours, config._attn_implementation_internal = config._attn_implementation, base
+        try:
+            return ALL_ATTENTION_FUNCTIONS[base](module, *arguments, **kwargs)
+        finally:
+            config._attn_implementation_internal = ours
 
     return attention
 
@@ -68,7 +86,8 @@ def attached(model: Any, functions: dict[int, AttentionFunction], *, innermost: 
         innermost (`bool`, *optional*, defaults to `False`): be the `delegate` of those attached before, too.
 
     Raises:
-        ValueError: If a layer is not a full-attention layer, or the attention in use cannot be wrapped.
+        ValueError: If a layer is not a full-attention layer.
+        FaithgenError: If the attention in use cannot be wrapped.
     """
     modules = attention_modules(model)
     unknown = sorted(set(functions) - set(modules))
@@ -76,7 +95,7 @@ def attached(model: Any, functions: dict[int, AttentionFunction], *, innermost: 
         raise ValueError(f"layers {unknown} of {type(model).__name__} are not full-attention layers")
     before = text_config(model)._attn_implementation
     with _lock:
-        name = before if before in _NAMES.values() else _register(before)
+        name = before if _is_ours(before) else _register(before)
         for layer, function in functions.items():
             others = _attached.get(modules[layer], ())
             _attached[modules[layer]] = (function, *others) if innermost else (*others, function)
@@ -94,6 +113,20 @@ def attached(model: Any, functions: dict[int, AttentionFunction], *, innermost: 
             _exchange_implementation(model, modules, name, before)
 
 
+def intervened(model: Any) -> bool:
+    """Whether something stands between a model and its own results: functions attached to its attention, or hooks on its
+    modules (transformers' own only read)."""
+    return any(
+        _attached.get(module)
+        or any(
+            not (getattr(hook, "__module__", None) or "").startswith("transformers.")
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+            for hook in hooks.values()
+        )
+        for module in model.modules()
+    )
+
+
 def _exchange_implementation(model: Any, modules: dict[int, nn.Module], old: str, new: str) -> None:
     """`model.set_attn_implementation` for the text decoder alone, without its walk over all modules: this runs in every
     step of decoding. The name has been checked by registering it."""
@@ -103,13 +136,21 @@ def _exchange_implementation(model: Any, modules: dict[int, nn.Module], old: str
 
 
 def _register(base: str) -> str:
-    if base not in _NAMES:
-        raise ValueError(f"attention implementation {base!r} cannot be wrapped; load the model with sdpa instead")
-    name = _NAMES[base]
+    """Our name for an attention implementation; kernels of the hub (`kernels-community/flash-attn2`, which transformers
+    takes where `flash-attn` is not installed) are known once they are loaded."""
+    name = _NAMES.get(base)
+    if name is None and "/" in str(base) and base in ALL_ATTENTION_FUNCTIONS:
+        name = f"faithgen-h{base.encode().hex()}"
+    if name is None:
+        raise FaithgenError(f"attention implementation {base!r} cannot be wrapped; load the model with sdpa instead")
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, _dispatch(base))
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     return name
+
+
+def _is_ours(name: str) -> bool:
+    return str(name).startswith("faithgen-")
 
 
 def visible(
@@ -187,14 +228,16 @@ def biased_mask(model: Any, bias: torch.Tensor, dtype: torch.dtype) -> torch.Ten
 def accepts_4d_mask(model: Any) -> Iterator[None]:
     """Use sdpa where the attention in use (flash, flex) cannot take a ready 4D mask."""
     before = text_config(model)._attn_implementation
-    if before in ("sdpa", "eager") or before in (_NAMES["sdpa"], _NAMES["eager"]):
+    if before in ("sdpa", "eager", _NAMES["sdpa"], _NAMES["eager"]):
         yield
         return
-    model.set_attn_implementation("sdpa")
+    name = _register("sdpa") if _is_ours(before) else "sdpa"  # what is attached stays in the way
+    modules = attention_modules(model)
+    _exchange_implementation(model, modules, before, name)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        _exchange_implementation(model, modules, name, before)
 
 
 def takes_any_mask(model: Any) -> bool:

@@ -106,11 +106,20 @@ def zero_projection_inputs(projection: Any, start: int, end: int) -> None:
 
 
 def weights_mark(model: Any) -> tuple[Any, ...]:
-    """Something that changes with the weights: versions, places, and 16 values of each (`.data` leaves the former alone)."""
+    """Something that changes with what the weights do: which they are, their versions and places, 16 values or so of each
+    (`.data` leaves the former alone), and what is switched on of PEFT's adapters. Of weights that are offloaded (on `meta`)
+    no value is seen. One copy from each device."""
     weights = list(model.parameters())
-    samples = [
-        weight.detach().flatten()[:: max(1, weight.numel() // 16) | 1].float().sum().reshape(1) for weight in weights
+    marks = [(id(one), 0 if one.is_inference() else one._version, one.data_ptr()) for one in weights]
+    samples: dict[Any, list[torch.Tensor]] = {}
+    for one in weights:
+        if one.device.type != "meta":
+            values = one.detach().flatten()[:: max(1, one.numel() // 16) | 1]
+            samples.setdefault((one.device, one.dtype), []).append(values)
+    values = [torch.cat(parts).float().cpu().numpy().tobytes() for parts in samples.values()]
+    adapters = [
+        repr((layer._disable_adapters, layer._active_adapter, layer.merged_adapters, getattr(layer, "scaling", None)))
+        for layer in model.modules()
+        if hasattr(type(layer), "_disable_adapters")
     ]
-    values = torch.cat([sample.to(samples[0].device) for sample in samples]).tolist()
-    versions = [0 if weight.is_inference() else weight._version for weight in weights]
-    return tuple(zip(versions, (weight.data_ptr() for weight in weights), values, strict=True))
+    return (*marks, *values, *adapters)

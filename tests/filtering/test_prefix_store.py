@@ -1,5 +1,7 @@
 """Documents' keys and values kept across questions: the same scores, less to read, no more memory than allowed."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from faithgen.filtering import attention as attention_module
 from faithgen.filtering.attention import attention_and_null
 from faithgen.filtering.coarse import FilterConfig, rank_documents
 from faithgen.filtering.prefix_store import Prefix, PrefixStore, prefix_store
+from faithgen.heads.ablation import mask_heads
 from faithgen.prompting import PromptBuilder
 from tests import tiny
 
@@ -142,6 +145,102 @@ def test_other_weights_start_anew(model, builder, change):
     assert store.hits == 0
 
 
+@pytest.mark.parametrize("way", ["mask", "uniform", "hook"])
+def test_masked_heads_and_hooks_neither_take_nor_leave_anything(model, builder, way):
+    """The same masks twice, then none: each gets its own keys and values."""
+    heads = [(0, 0), (0, 1), (0, 2), (1, 3)]
+    projection = hf.output_projection(hf.attention_modules(model)[0])
+
+    @contextlib.contextmanager
+    def changed():
+        if way != "hook":
+            with mask_heads(model, heads, mode="zero" if way == "mask" else "uniform"):
+                yield
+            return
+        hook = projection.register_forward_hook(lambda module, arguments, output: output * 0.5)
+        yield
+        hook.remove()
+
+    def ask(**options):
+        return attention_and_null(model, builder, HEADS, QUESTIONS[0], documents(4), **options)[:2]
+
+    store, plain = PrefixStore(model, 10**9), ask()
+    with changed():
+        other = ask()
+    assert not torch.allclose(plain[0], other[0], atol=1e-4)
+    for context, expected in ((changed, other), (contextlib.nullcontext, plain)) * 2:
+        with context():
+            for found, one in zip(ask(store=store), expected, strict=True):
+                torch.testing.assert_close(found, one, atol=1e-6, rtol=1e-5)
+            ranking = rank_documents(model, builder, HEADS, QUESTIONS[0], documents(4), FilterConfig(num_heads=3))
+            fresh = FilterConfig(num_heads=3, kept_bytes=0)
+            assert ranking.scores == pytest.approx(
+                rank_documents(model, builder, HEADS, QUESTIONS[0], documents(4), fresh).scores, abs=1e-5
+            )
+    assert (store.hits, store.misses) == (1, 1), "what the model itself read is still there after a mask"
+
+
+def test_a_hook_of_transformers_that_only_reads_changes_nothing(model, builder):
+    with torch.inference_mode():
+        model(torch.ones(1, 3, dtype=torch.long), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules()), "they stay on the model"
+    store = PrefixStore(model, 10**9)
+    for question in QUESTIONS:
+        attention_and_null(model, builder, HEADS, question, documents(4), store=store)
+    assert store.hits == 2
+
+
+def test_an_adapter_switched_off_or_on_starts_anew(model, builder):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["k_proj", "v_proj"], init_lora_weights=False, r=4, lora_alpha=64)
+    adapted = peft.get_peft_model(model, config).eval()
+    store = PrefixStore(adapted, 10**9)
+
+    def ask(**options):
+        return attention_and_null(adapted, builder, HEADS, QUESTIONS[0], documents(4), **options)[0]
+
+    def check(other=None):
+        expected = ask()
+        torch.testing.assert_close(ask(store=store), expected, atol=1e-6, rtol=1e-5)
+        assert other is None or not torch.allclose(expected, other, atol=1e-4)
+        return expected
+
+    on = check()
+    with adapted.disable_adapter():
+        off = check(on)
+    check(off)
+    for layer in adapted.modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
+            layer.set_scale("default", 0.1)
+    check(on)
+    check()
+    assert store.hits == 1
+
+
+def test_the_model_is_looked_at_once_a_ranking(model, builder, monkeypatch):
+    looked, mark = [], hf.weights_mark
+    monkeypatch.setattr(hf, "weights_mark", lambda model: looked.append(model) or mark(model))
+    config = FilterConfig(num_heads=3, window=200)
+    for asked in (1, 2):
+        assert rank_documents(model, builder, HEADS, QUESTIONS[0], documents(24), config).passes > 3
+        assert len(looked) == asked
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.1)
+    store = prefix_store(model, config.kept_bytes)
+    hits = store.hits
+    rank_documents(model, builder, HEADS, QUESTIONS[0], documents(24), config)
+    assert store.hits == hits > 0
+
+
+def test_the_mark_of_offloaded_weights_tells_them_by_place(model):
+    before = hf.weights_mark(model)
+    assert hf.weights_mark(model) == before
+    weight = model.model.layers[0].mlp.up_proj.weight
+    model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.empty_like(weight, device="meta"))
+    offloaded = hf.weights_mark(model)
+    assert offloaded == hf.weights_mark(model) != before
+
+
 def test_a_question_that_fails_leaves_nothing_half_read(model, builder, monkeypatch):
     store = PrefixStore(model, 10**9)
     attention_and_null(model, builder, HEADS, QUESTIONS[0], documents(4), store=store)
@@ -171,3 +270,14 @@ def test_a_prefix_too_large_is_not_kept(model):
 def test_kept_bytes_must_not_be_negative():
     with pytest.raises(FaithgenError, match="kept_bytes is -1"):
         FilterConfig(kept_bytes=-1)
+
+
+def test_the_room_grows_with_what_a_gpu_has_free(model, monkeypatch):
+    assert FilterConfig().kept_bytes is None
+    assert prefix_store(model, None).max_bytes == 256 * 2**20
+    monkeypatch.setattr(hf, "device_of", lambda model: torch.device("cuda", 0))
+    for free, room in ((64 * 2**30, 8 * 2**30), (2**30, 256 * 2**20)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 2**30))
+        assert prefix_store(model, None).max_bytes == room
+    assert prefix_store(model, 5).max_bytes == 5
+    assert prefix_store(model, 0) is None
