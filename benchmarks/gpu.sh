@@ -26,7 +26,7 @@ run() {
         --ways pair heads guidance "pair compiled" "heads compiled" ;;
     prefill) part prefill python benchmarks/prefill.py --shape 8b --tokens 4000 32000 --heads 16 --kept-mib 8192 --no-eager ;;
     naive) part naive python benchmarks/prefill.py --shape 8b --tokens 3000 --heads 16 --kept-mib 8192 --repeats 3 ;;
-    memory) part memory python benchmarks/memory.py --shape 8b --tokens 32000 --repeats 1 --no-guidance ;;
+    memory) part memory python benchmarks/memory.py --shape 8b --tokens 32000 --repeats 3 --no-guidance ;;
     end) part end python benchmarks/end_to_end.py --shape 8b --tokens 32000 --keep 2 --new 200 --kept-mib 8192 --repeats 3 ;;
     long) part long python benchmarks/decode.py --shape 8b --tokens 32000 --new 48 --compiled --ways "pair compiled" ;;
     throughput) part throughput python benchmarks/end_to_end.py --shape 8b --tokens 2000 --keep 2 --new 64 \
