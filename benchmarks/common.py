@@ -14,11 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from faithgen.documents import Document
+    from faithgen.prompting import PromptBuilder
+
 SHARED = Path(os.environ.get("FAITHGEN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+EXAMPLES = Path(__file__).parents[1] / "examples" / "documents"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -54,6 +59,30 @@ def multidoc_rows(passages: int, distractors: str, limit: int, seed: int = 0) ->
         documents = [{"title": c["title"], "text": c["text"]} for c in [*others[:place], gold, *others[place:]]]
         built.append({"question": row["question"], "answers": row["answers"], "documents": documents, "gold": place})
     return built
+
+
+def example_documents(builder: PromptBuilder, tokens: int, seed: int = 0, count: int = 20) -> list[Document]:
+    """`count` documents of the examples' sentences in a random order, about `tokens` of them in the prompt."""
+    from faithgen.documents import Document
+
+    files = sorted(path for path in EXAMPLES.iterdir() if path.suffix in (".txt", ".md"))
+    text = " ".join(path.read_text(encoding="utf-8") for path in files)
+    sentences = [one.strip() for one in re.split(r"(?<=[.!?])\s+", text) if one.strip()]
+    shuffled = random.Random(seed)
+    room, documents = tokens / count, []
+    for index in range(count):
+        body: list[str] = []
+        while builder.document_tokens(Document(" ".join(body) or "a")) < room:
+            body.append(shuffled.choice(sentences))
+        documents.append(Document(" ".join(body[:-1]) or body[0], str(index)))
+    return documents
+
+
+def forget(model: Any) -> None:
+    """Let go of the documents' keys and values that are kept, so that the next question about them is a first one."""
+    from faithgen.filtering.prefix_store import prefix_store
+
+    prefix_store(model, 0)
 
 
 def progress(rows: Sequence[Any]) -> Any:
@@ -97,10 +126,29 @@ def interleaved(tasks: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
+            synchronise()
             started = time.perf_counter()
             task()
+            synchronise()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one in use."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a Markdown table; `None` is an empty cell, numbers have three digits that count."""
+    cells = [
+        ["" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in r] for r in rows
+    ]
+    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+    for row in [columns, ["-" * width for width in widths], *cells]:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
 def give_memory_back() -> None:
@@ -130,68 +178,6 @@ def peak_growth(task: Callable[[], Any]) -> float:
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().split("\n")
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
-
-
-# --- the roofline -----------------------------------------------------------------------------------------------------
-
-
-def copy_bandwidth(device: Any) -> float:
-    """Bytes a second that a large copy reads and writes, median of 5."""
-    import torch
-
-    source = torch.ones(2**28, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() / _seconds(lambda: target.copy_(source))
-
-
-def matrix_rate(device: Any, dtype: Any) -> float:
-    """Floating-point operations a second of a large matrix product, median of 5."""
-    import torch
-
-    size = 2048 if str(device) == "cpu" else 8192
-    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _seconds(lambda: first @ second)
-
-
-def step_bytes(model: Any, tokens: int, rows: int = 1) -> float:
-    """Bytes that one decoding step has to read: every weight of a linear layer once, and the keys and values."""
-    from torch import nn
-
-    weights = sum(m.weight.numel() * m.weight.element_size() for m in model.modules() if isinstance(m, nn.Linear))
-    return weights + rows * tokens * kv_bytes(model)
-
-
-def kv_bytes(model: Any) -> float:
-    """Bytes of a token's keys and values in all layers."""
-    config = model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.dtype.itemsize
-
-
-def prefill_operations(model: Any, tokens: int, depth: float = 1.0) -> float:
-    """Floating-point operations of a prefill through this share of the layers: weights and causal attention."""
-    from torch import nn
-
-    config = model.config
-    inner = [
-        m.weight.numel() for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name
-    ]
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 2 * config.num_hidden_layers * config.num_attention_heads * width * tokens**2
-    return depth * (2 * sum(inner) * tokens + attention)
-
-
-def _seconds(task: Callable[[], Any]) -> float:
-    import torch
-
-    times = []
-    for _ in range(6):
-        started = time.perf_counter()
-        task()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
 
 
 def report(name: str, figures: dict[str, Any]) -> None:

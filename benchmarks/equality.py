@@ -11,10 +11,9 @@ that place, in nats, and `behind` how far the token taken instead is behind the 
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
-from common import progress, report
+from common import EXAMPLES, progress, report
 
 from faithgen import ContrastConfig, hf
 from faithgen.decoding.contrast import combine
@@ -24,8 +23,6 @@ from faithgen.heads.ablation import mask_heads
 from faithgen.heads.resolve import resolve_heads
 from faithgen.models import load_model
 from faithgen.prompting import PromptBuilder
-
-EXAMPLES = Path(__file__).parents[1] / "examples" / "documents"
 
 
 def make_prompts(builder: PromptBuilder, count: int) -> list[list[int]]:

@@ -1,36 +1,42 @@
 """Memory above the model: a prefill, one that reads attention, one branch and two, with the prefix stored once and twice.
 
     python benchmarks/memory.py --tokens 6000
+    python benchmarks/memory.py --shape 8b --tokens 32000                # random weights, on a GPU
 
 Growth of the peak over the memory before, each in turn and the median of `--repeats`: allocated memory on a GPU, else
-resident memory. Steps' packed weights (CPU) are made before and counted by themselves.
+resident memory. Steps' packed weights (CPU) are made before and counted by themselves. Prefills are divided by the plain
+prefill, decoding by the one branch; the share of the least is what the keys and values alone take of it.
 """
 
 import argparse
 import statistics
 
 import torch
-from common import give_memory_back, kv_bytes, peak_growth, report
+from common import give_memory_back, peak_growth, report, table
+from roofline import kv_bytes
+from shapes import SHAPES, load
 
 from faithgen import ContrastConfig, hf
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.filtering.coarse import FilterConfig
 from faithgen.heads.capture import AttentionCapture
-from faithgen.heads.resolve import resolve_heads
-from faithgen.models import load_model
+
+TARGETS = {"prefill with capture": 1.01, "scoring prefill, early exit": 1.01}
+"""Of the fourth issue, for 32K tokens on a GPU: scoring memory above a plain prefill."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model")
+    parser.add_argument("--model", help="With --shape, the one whose tokenizer is taken.")
+    parser.add_argument("--shape", choices=SHAPES, help="Random weights of this shape in place of a model's.")
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--new", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-guidance", action="store_true", help="Leave out transformers' guidance_scale.")
     options = parser.parse_args()
-    loaded = load_model(options.model)
+    loaded, scoring_heads, _ = load(options.model, options.shape)
     model, device, count = loaded.model, hf.device_of(loaded.model), options.tokens
-    heads = FilterConfig().scoring_heads(resolve_heads(loaded)[0])
+    heads = FilterConfig().scoring_heads(scoring_heads)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(5, model.config.vocab_size, (count,), generator=generator).tolist()
     ids = torch.tensor([prompt], device=device)
@@ -81,11 +87,23 @@ def main() -> None:
         for name, task in tasks.items():
             found[name].append(peak_growth(task))
     medians = {name: statistics.median(values) for name, values in found.items()}
-    print(f"{loaded.model_id}, {count} tokens; their keys and values alone: {count * kv_bytes(model) / 2**20:.0f} MiB")
+    least = count * kv_bytes(model) / 2**20
+    print(
+        f"{loaded.model_id}, {count} tokens, medians of {options.repeats}; their keys and values alone: {least:.0f} MiB"
+    )
+    prefills = list(tasks)[:3]
+    bases = {name: "plain prefill" if name in prefills else "one branch" for name in tasks}
+    ratios = {name: mib / max(medians[bases[name]], 1e-9) for name, mib in medians.items()}
+    shares = {name: least / max(mib, 1e-9) for name, mib in medians.items() if name not in prefills}
+    rows = []
     for name, mib in medians.items():
-        print(f"| {name:28} | {mib:8.0f} MiB |")
+        target = f"≤ {TARGETS[name]} at 32K" if name in TARGETS else None
+        rows.append([name, f"{mib:.1f}", ratios[name], bases[name], target, shares.get(name)])
+    table(["", "MiB", "ratio", "of", "target", "share of the least"], rows)
     print(f"first answer, with the packing of the weights: {packed:.0f} MiB")
-    report("memory", {"model": loaded.model_id, "tokens": count, "mib": medians, "first_answer_mib": packed})
+    figures = {"mib": medians, "ratios": ratios, "bases": bases, "share_of_least": shares, "kv_mib": least}
+    setting = {"model": loaded.model_id, "tokens": count, "dtype": str(model.dtype)}
+    report("memory", {**setting, **figures, "targets": TARGETS, "first_answer_mib": packed})
 
 
 if __name__ == "__main__":
