@@ -35,7 +35,8 @@ class Table:
     Attributes:
         cache (`Cache`): keys and values `[R, H_kv, S, D]` a layer, in transformers' static layers.
         seen (`torch.BoolTensor` of shape `[R, Q, S]`): what the next queries of a row may see.
-        positions (`torch.LongTensor` of shape `[R]`): of the next token.
+        positions (`torch.LongTensor` of shape `[R]`): of the next token; 0 in the rows of free slots.
+        live (`torch.LongTensor` of shape `[R]`): 1 in the rows of live questions, else 0: how far a step takes `positions`.
         documents (`torch.Tensor` of shape `[R, S, P]`): 1 where a column belongs to the part.
         attention (`torch.Tensor` of shape `[W, R, P]`): of each watched head at the last token.
         kept (`dict[int, torch.Tensor]`): by layer, a factor `[R, H, Q, 1]`: 0 for masked heads, else 1.
@@ -47,6 +48,7 @@ class Table:
     cache: Any
     seen: torch.Tensor
     positions: torch.Tensor
+    live: torch.Tensor
     documents: torch.Tensor
     attention: torch.Tensor
     kept: dict[int, torch.Tensor]
@@ -110,7 +112,7 @@ def step(model: Any, table: Table, ids: torch.Tensor) -> torch.Tensor:
         use_cache=True,
         table=table,
     )
-    table.positions.add_(1)
+    table.positions.add_(table.live)
     return output.logits
 
 
@@ -147,13 +149,12 @@ class CompiledBranches:
         count = len(new.logits)
         free = [slot for slot in range(self.slots) if slot not in self.live][:count]
         self._make_room(new.seen.shape[-1])
-        size, table = self.rows_a_question, self.table
-        rows = torch.tensor([slot * size + row for slot in free for row in range(size)], device=new.lengths.device)
+        rows, table = self._rows(free), self.table
         start = self.column - new.seen.shape[-1]
         hf.copy_into_static(new.cache, table.cache, rows, start)
         table.seen[rows] = False
         table.seen[rows, :, start : self.column] = new.seen
-        table.positions[rows] = new.lengths
+        table.positions[rows], table.live[rows] = new.lengths, 1
         table.documents[rows] = 0
         if new.segments is not None:
             parts = torch.arange(table.documents.shape[-1], device=rows.device)
@@ -169,15 +170,23 @@ class CompiledBranches:
     def select(self, questions: Sequence[int]) -> None:
         """Keep some questions; the slots of the others are free."""
         chosen = torch.tensor(list(questions), device=self.logits.device, dtype=torch.long)
-        self.live = [self.live[i] for i in questions]
+        before, self.live = self.live, [self.live[i] for i in questions]
+        freed = self._rows([slot for slot in before if slot not in self.live])
+        # Steps run the free rows, too: a position that went on would leave the window and turn longrope to its long factors.
+        self.table.positions[freed] = self.table.live[freed] = 0
         self.logits = self.logits[chosen]
         self.attention = None if self.attention is None else self.attention[chosen]
+
+    def _rows(self, slots: Sequence[int]) -> torch.Tensor:
+        """The rows of these slots, a slot's one after the other."""
+        size = self.rows_a_question
+        rows = [slot * size + row for slot in slots for row in range(size)]
+        return torch.tensor(rows, device=self.table.seen.device, dtype=torch.long)
 
     def _make_room(self, width: int) -> None:
         """Let the rows end at a column with `width` columns before it and room for the answers after it."""
         seen = self.table.seen
-        rows = [slot * self.rows_a_question + row for slot in self.live for row in range(self.rows_a_question)]
-        used = self.column - int(seen[rows].flatten(0, 1).any(0).int().argmax()) if rows else 0
+        used = self.column - int(seen[self._rows(self.live)].flatten(0, 1).any(0).int().argmax()) if self.live else 0
         column = max(used, width)
         if self.column >= width and self.column + self.room <= seen.shape[-1]:
             return
@@ -223,7 +232,8 @@ class CompiledBranches:
             found = self._table(like, columns)
         else:
             free[:] = [pair for pair in free if pair[1] is not found]
-            found.seen.fill_(False)
+            for tensor in (found.seen, found.positions, found.live):
+                tensor.zero_()
         if self._give_back is not None:
             self._give_back()
         self._give_back = weakref.finalize(self, _put_back, free, key, found)
@@ -239,6 +249,7 @@ class CompiledBranches:
             hf.static_cache(like, rows, columns),
             torch.zeros(rows, self.queries, columns, dtype=torch.bool, device=device),
             torch.zeros(rows, dtype=torch.long, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
             torch.zeros(rows, columns, through.parts, device=device),
             torch.zeros(places, rows, through.parts, device=device),
             self._kept(rows, device),
@@ -246,7 +257,14 @@ class CompiledBranches:
             through.ablation == "uniform",
             _compiled(device),
         )
-        for tensor in (table.seen, table.positions, table.documents, table.attention, *table.kept.values()):
+        for tensor in (
+            table.seen,
+            table.positions,
+            table.live,
+            table.documents,
+            table.attention,
+            *table.kept.values(),
+        ):
             torch._dynamo.mark_static_address(tensor)
         return table
 
@@ -271,6 +289,7 @@ class CompiledBranches:
         hf.copy_static(old.cache, new.cache, columns)
         new.seen[..., :columns], new.documents[:, :columns] = old.seen, old.documents
         new.positions.copy_(old.positions)
+        new.live.copy_(old.live)
 
 
 _free: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[tuple[Any, ...], Table]]] = weakref.WeakKeyDictionary()

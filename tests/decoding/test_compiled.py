@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from faithgen.decoding import compiled as compiled_module
 from faithgen.decoding.compiled import CompiledBranches
 from faithgen.decoding.contrast import ContrastConfig
-from faithgen.decoding.engine import PairDecoder
+from faithgen.decoding.engine import PairDecoder, PairPrompt
 from tests import tiny
-from tests.decoding.pairs import prompts
+from tests.decoding.pairs import prompt_ids, prompts
 
 OPTIONS = {"end_tokens": range(5, 30), "masked_heads": [(1, 0), (3, 3)], "watched_heads": [(1, 2), (3, 1), (3, 4)]}
 
@@ -123,6 +124,54 @@ def test_a_table_is_given_back_when_its_branches_go(model, graphs):
     steps.close()
     del steps, decoder
     assert len(compiled_module._free[model]) == 1
+
+
+def rotary(kind, **parameters):
+    """Phi-3 with these rotary embeddings, made for 64 positions before."""
+    torch.manual_seed(0)
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "original_max_position_embeddings": 64, **parameters}
+    shape = {**tiny.SHAPE, "max_position_embeddings": 256, "original_max_position_embeddings": 64}
+    shape |= {"initializer_range": 0.1, "pad_token_id": 2, "sliding_window": None}
+    return Phi3ForCausalLM(Phi3Config(**shape, rope_parameters=rope)).eval()
+
+
+def one_by_one(model, compiled, requests, **options):
+    """The same question asked anew; a table of two slots, one of them free throughout."""
+    ids = prompt_ids(20)
+    given = {"slots": 2, "end_tokens": [], **options}
+    return [tokens(run(model, [PairPrompt(ids, ids)], compiled, **given)) for _ in range(requests)]
+
+
+def tokens(found):
+    return [[row.token for row in found[question]] for question in sorted(found)]
+
+
+def test_free_slots_stay_in_the_window_of_learned_positions(graphs):
+    """gpt2 has no embedding for a position past its window, so a row that went on with each request would raise."""
+    model = tiny.gpt2(initializer_range=0.1, n_positions=48)
+    assert len({str(found) for found in one_by_one(model, True, 5)}) == 1
+    assert len(graphs) == 1
+
+
+def test_free_slots_do_not_turn_longrope_to_its_long_factors(graphs):
+    """Phi-3's longrope takes the largest position of all rows to choose its factors."""
+    model = rotary("longrope", short_factor=[1.0] * 4, long_factor=[3.0] * 4, factor=4.0)
+    found = one_by_one(model, True, 7)
+    assert found == one_by_one(model, False, 1) * 7
+
+
+def test_rows_of_finished_questions_rest(model, graphs):
+    decoder = PairDecoder(
+        model, prompts("rows")[:3], ContrastConfig(alpha=0.8), slots=3, max_new_tokens=9, end_tokens=[], compiled=True
+    )
+    steps = iter(decoder)
+    next(steps)
+    decoder.finish(1)
+    for _ in range(3):
+        next(steps)
+    table = decoder._groups[0].branches.table
+    assert table.live.tolist() == [1, 1, 0, 0, 1, 1]
+    assert table.positions.tolist() == [27, 14, 0, 0, 36, 14]
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mistral"])
