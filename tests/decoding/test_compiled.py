@@ -1,6 +1,7 @@
 """The compiled step gives the tokens and signals of the dynamic one, and its graphs are made once."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,7 +80,51 @@ def test_graphs_serve_the_next_request(model, graphs):
             run(model, prompts("tree")[:2], True, masked_heads=masked),
             run(model, prompts("tree")[:2], False, masked_heads=masked),
         )
-    assert len(compiled_module._free[model]) == compiled_module._KEPT_TABLES
+    assert len(compiled_module._free[model]) == 4, "each has its table"
+
+
+def test_prompts_of_all_lengths_share_few_graphs(model, graphs, monkeypatch):
+    """Whatever the order they come in; no table has over twice the columns that are needed."""
+    monkeypatch.setattr(compiled_module, "_BUCKET", 32)
+    taken, take = [], CompiledBranches._take_table
+
+    def watched(self, like, width):
+        table = take(self, like, width)
+        taken.append((width + self.room, table.columns))
+        return table
+
+    monkeypatch.setattr(CompiledBranches, "_take_table", watched)
+    options = {"slots": 1, "n": 4}
+    for length in (20, 60, 130) * 2 + (100, 40):
+        given = prompts("tree", (length,))
+        same(run(model, given, True, **options), run(model, given, False, **options))
+    assert [columns for _, columns in taken] == [32, 96, 192] * 2 + [192, 96]
+    assert len(graphs) == 3
+
+
+def test_columns_and_parts_come_in_few_numbers():
+    assert [compiled_module._columns(n) for n in (1, 512, 513, 768, 769, 1025, 1537)] == [
+        *(512, 512, 768, 768, 1024, 1536, 2048)
+    ]
+    assert [compiled_module._parts(n) for n in (1, 2, 16, 17, 33)] == [1, 16, 16, 32, 64]
+    sizes = {compiled_module._columns(n) for n in range(1, 8193)}
+    assert len(sizes) == 9
+    assert all(compiled_module._columns(n) < 1.5 * n + 512 for n in range(1, 8193))
+
+
+def test_free_tables_are_bounded_by_bytes_and_number(monkeypatch):
+    monkeypatch.setattr(compiled_module, "_KEPT_BYTES", 100)
+    free = []
+
+    def kept(*sizes):
+        for size in sizes:
+            compiled_module._put_back(free, (), SimpleNamespace(nbytes=size))
+        return [table.nbytes for _, table in free]
+
+    assert kept(40, 30, 30) == [40, 30, 30]
+    assert kept(20) == [30, 30, 20], "the oldest goes"
+    assert kept(500) == [500], "the newest stays whatever its size"
+    assert kept(*[1] * 20) == [1] * compiled_module._KEPT_TABLES
 
 
 def test_a_longer_prompt_moves_to_a_larger_table(model, graphs, monkeypatch):
@@ -103,13 +148,19 @@ def test_columns_of_finished_questions_are_used_again(model, graphs, monkeypatch
     monkeypatch.setattr(CompiledBranches, "_make_room", watched)
     many = prompts("plain", (30,) * 20)
     same(run(model, many, True, slots=2, n=9), run(model, many, False, slots=2, n=9))
-    assert max(tables) <= 30 + 2 * (9 + 1) + 8
+    assert max(tables) <= compiled_module._columns(30 + 2 * (9 + 1))
     assert len(graphs) <= 2
 
 
 def test_parts_of_documents_are_told_apart(model, graphs):
     options = {"alternatives": 3}
     same(run(model, prompts("tree"), True, **options), run(model, prompts("tree"), False, **options))
+    assert len(graphs) == 1
+    for count in (3, 5):  # the graph is the same, the answer has a share for each part
+        given = prompts("tree")[:2]
+        for prompt in given:
+            prompt.documents = [(2 * part, 2 * part + 1) for part in range(count)]
+        same(run(model, given, True, **options), run(model, given, False, **options))
     assert len(graphs) == 1
 
 
