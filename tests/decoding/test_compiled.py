@@ -3,14 +3,19 @@
 import copy
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+import transformers
+from torch.torch_version import TorchVersion
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from faithgen import hf
 from faithgen.decoding import compiled as compiled_module
 from faithgen.decoding.compiled import CompiledBranches
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt
+from faithgen.hf import compiling
 from tests import tiny
 from tests.decoding.pairs import prompt_ids, prompts
 
@@ -231,6 +236,44 @@ def test_windowed_models_run_uncompiled(family, graphs):
     given = [prompts("rows", (24, 33))[0]]
     same(run(model, given, True), run(model, given, False))
     assert graphs == []
+
+
+def test_rotary_embeddings_that_choose_their_code_run_uncompiled(graphs):
+    """`torch.compile` refuses a step whose code depends on the positions."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = tiny.llama(initializer_range=0.1, rope_parameters=rope)
+    same(run(model, prompts("tree")[:2], True), run(model, prompts("tree")[:2], False))
+    assert graphs == []
+    assert not hf.compiles(tiny.gemma3())  # a type of rotary embeddings for each type of layer
+
+
+def test_a_model_on_several_devices_runs_uncompiled(graphs):
+    model = tiny.llama(initializer_range=0.1)
+    given, options = prompts("tree")[:2], {"masked_heads": [], "watched_heads": []}
+    expected = run(model, given, False, **options)
+    accelerate.cpu_offload(model, execution_device="cpu")
+    assert not hf.compiles(model)
+    accelerate.hooks.remove_hook_from_module(model, recurse=True)
+    assert hf.compiles(model)
+    same(run(model, prompts("tree")[:2], True, **options), expected)
+    model.lm_head.to("meta")
+    assert not hf.compiles(model)
+
+
+def test_cuda_asks_for_a_torch_that_can(model, monkeypatch):
+    for version, expected in [("2.9.1+cu128", False), ("2.12.1", False), ("2.13.0+cu130", True), ("3.0", True)]:
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+        assert hf.compiles(model), "on a CPU any torch will do"
+        with monkeypatch.context() as cuda:
+            cuda.setattr(compiling, "device_of", lambda model: torch.device("cuda"))
+            assert hf.compiles(model) is expected
+
+
+def test_longrope_asks_for_a_transformers_that_can(monkeypatch):
+    model = rotary("longrope", short_factor=[1.0] * 4, long_factor=[3.0] * 4, factor=4.0)
+    for version, expected in [("5.20.2", False), ("5.21.0", True), ("5.23.0", True)]:
+        monkeypatch.setattr(transformers, "__version__", version)
+        assert hf.compiles(model) is expected
 
 
 def test_the_attention_in_use_is_put_back(model, graphs):
