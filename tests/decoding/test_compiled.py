@@ -18,6 +18,7 @@ from faithgen.decoding.engine import PairDecoder, PairPrompt
 from faithgen.hf import compiling
 from tests import tiny
 from tests.decoding.pairs import prompt_ids, prompts
+from tests.decoding.test_engine import broken, naive_masked
 
 OPTIONS = {"end_tokens": range(5, 30), "masked_heads": [(1, 0), (3, 3)], "watched_heads": [(1, 2), (3, 1), (3, 4)]}
 
@@ -274,6 +275,18 @@ def test_longrope_asks_for_a_transformers_that_can(monkeypatch):
     for version, expected in [("5.20.2", False), ("5.21.0", True), ("5.23.0", True)]:
         monkeypatch.setattr(transformers, "__version__", version)
         assert hf.compiles(model) is expected
+
+
+def test_twenty_answers_of_64_tokens_are_those_of_the_formula(graphs):
+    """Two forwards a step, the other one by a model whose heads are broken in its weights."""
+    model = tiny.llama(initializer_range=0.1, num_hidden_layers=2)
+    heads = [(1, 0), (0, 3)]
+    given = prompts("tree", [17 + 23 * index % 60 for index in range(20)])
+    options = {"slots": 4, "n": 64, "end_tokens": [], "masked_heads": heads, "watched_heads": [(1, 2)]}
+    other = broken(model, heads, "zero")
+    expected = [naive_masked(model, other, prompt.faithful, 64, alpha=0.8) for prompt in given]
+    assert tokens(run(model, given, True, **options)) == expected
+    assert len(graphs) == 1
 
 
 def test_the_attention_in_use_is_put_back(model, graphs):
