@@ -28,7 +28,6 @@ from shapes import SHAPES, load
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from faithgen import ContrastConfig, hf
-from faithgen.decoding import compiled
 from faithgen.decoding.engine import PairDecoder, PairPrompt
 
 LONG = 8192
@@ -75,7 +74,6 @@ def main() -> None:
     watched, shape = copying.top(8), hf.head_shape(model)
     signal = ContrastConfig(source="heads", alpha=0.0)
     masked = copying.top(signal.heads_to_mask(shape.num_layers * shape.num_heads))
-    compiled._KEPT_TABLES = 3  # as many compiled ways take turns; else each would be compiled in every round
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(5, model.config.vocab_size, (options.tokens,), generator=generator).tolist()
     faithful, unfaithful = [*prompt, 11, 12, 13], [*prompt, 14, 12, 13]  # a control slot near the end

@@ -22,7 +22,6 @@ from roofline import Roofline
 from shapes import SHAPES, load
 
 from faithgen import Answer, ContrastConfig, FaithfulGenerator, FilterConfig, hf
-from faithgen.decoding import compiled
 from faithgen.documents import Document
 
 QUESTION, SECOND = "Who founded the town library of Skarnholm?", "When does the ferry leave in winter?"
@@ -120,7 +119,6 @@ def main() -> None:
     loaded, *heads = load(options.model, options.shape)
     generator = FaithfulGenerator(loaded, *heads, compiled=options.compiled)
     generator._ends = frozenset()  # every answer has the same length
-    compiled._KEPT_TABLES = 4  # as many compiled ways take turns; else each would be compiled in every round
     filtering = FilterConfig(kept_bytes=options.kept_mib << 20)
     if options.keep:
         top_m = max(filtering.top_m, options.keep)

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
 _BUCKET = 512
-"""Columns are set aside in multiples of this, so that few shapes are compiled."""
-_KEPT_TABLES = 2
+"""Fewest columns of a table; see [`_columns`]."""
+_FEWEST_PARTS = 16
+"""Parts of documents that a table tells apart at the least, if it tells them apart."""
+_KEPT_BYTES = 2**30
+"""Free tables of a model hold at most this together, or the newest alone if it is larger."""
+_KEPT_TABLES = 8
+"""Most free tables of a model: the memory of their graphs cannot be counted."""
 
 
 @dataclass(eq=False)
@@ -35,8 +40,9 @@ class Table:
     Attributes:
         cache (`Cache`): keys and values `[R, H_kv, S, D]` a layer, in transformers' static layers.
         seen (`torch.BoolTensor` of shape `[R, Q, S]`): what the next queries of a row may see.
-        positions (`torch.LongTensor` of shape `[R]`): of the next token.
-        documents (`torch.Tensor` of shape `[R, S, P]`): 1 where a column belongs to the part.
+        positions (`torch.LongTensor` of shape `[R]`): of the next token; 0 in the rows of free slots.
+        live (`torch.LongTensor` of shape `[R]`): 1 in the rows of live questions, else 0: how far a step takes `positions`.
+        documents (`torch.Tensor` of shape `[R, S, P]`): 1 where a column belongs to the part; P is padded ([`_parts`]).
         attention (`torch.Tensor` of shape `[W, R, P]`): of each watched head at the last token.
         kept (`dict[int, torch.Tensor]`): by layer, a factor `[R, H, Q, 1]`: 0 for masked heads, else 1.
         watched (`dict[int, tuple[torch.Tensor, int]]`): by layer, its watched heads, and where they begin in `attention`.
@@ -47,12 +53,23 @@ class Table:
     cache: Any
     seen: torch.Tensor
     positions: torch.Tensor
+    live: torch.Tensor
     documents: torch.Tensor
     attention: torch.Tensor
     kept: dict[int, torch.Tensor]
     watched: dict[int, tuple[torch.Tensor, int]]
     uniform: bool
     run: Any
+
+    @property
+    def columns(self) -> int:
+        """Positions that a row has room for."""
+        return self.seen.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what grows with the columns."""
+        return hf.cache_bytes(self.cache) + self.seen.nbytes + self.documents.nbytes
 
 
 def attend(module, query, key, value, attention_mask, *, scaling=None, table: Table | None = None, **kwargs: Any):
@@ -110,7 +127,7 @@ def step(model: Any, table: Table, ids: torch.Tensor) -> torch.Tensor:
         use_cache=True,
         table=table,
     )
-    table.positions.add_(1)
+    table.positions.add_(table.live)
     return output.logits
 
 
@@ -147,13 +164,12 @@ class CompiledBranches:
         count = len(new.logits)
         free = [slot for slot in range(self.slots) if slot not in self.live][:count]
         self._make_room(new.seen.shape[-1])
-        size, table = self.rows_a_question, self.table
-        rows = torch.tensor([slot * size + row for slot in free for row in range(size)], device=new.lengths.device)
+        rows, table = self._rows(free), self.table
         start = self.column - new.seen.shape[-1]
         hf.copy_into_static(new.cache, table.cache, rows, start)
         table.seen[rows] = False
         table.seen[rows, :, start : self.column] = new.seen
-        table.positions[rows] = new.lengths
+        table.positions[rows], table.live[rows] = new.lengths, 1
         table.documents[rows] = 0
         if new.segments is not None:
             parts = torch.arange(table.documents.shape[-1], device=rows.device)
@@ -169,15 +185,23 @@ class CompiledBranches:
     def select(self, questions: Sequence[int]) -> None:
         """Keep some questions; the slots of the others are free."""
         chosen = torch.tensor(list(questions), device=self.logits.device, dtype=torch.long)
-        self.live = [self.live[i] for i in questions]
+        before, self.live = self.live, [self.live[i] for i in questions]
+        freed = self._rows([slot for slot in before if slot not in self.live])
+        # Steps run the free rows, too: a position that went on would leave the window and turn longrope to its long factors.
+        self.table.positions[freed] = self.table.live[freed] = 0
         self.logits = self.logits[chosen]
         self.attention = None if self.attention is None else self.attention[chosen]
+
+    def _rows(self, slots: Sequence[int]) -> torch.Tensor:
+        """The rows of these slots, a slot's one after the other."""
+        size = self.rows_a_question
+        rows = [slot * size + row for slot in slots for row in range(size)]
+        return torch.tensor(rows, device=self.table.seen.device, dtype=torch.long)
 
     def _make_room(self, width: int) -> None:
         """Let the rows end at a column with `width` columns before it and room for the answers after it."""
         seen = self.table.seen
-        rows = [slot * self.rows_a_question + row for slot in self.live for row in range(self.rows_a_question)]
-        used = self.column - int(seen[rows].flatten(0, 1).any(0).int().argmax()) if rows else 0
+        used = self.column - int(seen[self._rows(self.live)].flatten(0, 1).any(0).int().argmax()) if self.live else 0
         column = max(used, width)
         if self.column >= width and self.column + self.room <= seen.shape[-1]:
             return
@@ -206,24 +230,27 @@ class CompiledBranches:
             self.logits = logits[:, 0].unflatten(0, (self.slots, self.rows_a_question))[slots]
         if self.attention is not None:
             faithful = slots * self.rows_a_question
-            self.attention = self.table.attention[:, faithful].mean(0)
+            self.attention = self.table.attention[:, faithful, : self.through.parts].mean(0)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _take_table(self, like: Cache, width: int) -> Table:
-        """A table for prompts of this many columns: one that is free, so that its graphs serve again, or a new one."""
-        through = self.through
-        columns = -(-(width + self.room) // _BUCKET) * _BUCKET
+        """A table for prompts of this many columns: the smallest that is free and fits, so that its graphs serve again, or
+        a new one. All columns are read in each step, the empty ones too: one of over twice the columns does not fit."""
+        through, needed = self.through, width + self.room
         masked, watched = tuple(through.masked_heads), tuple(through.watched_heads)
-        shape = (self.slots, self.rows_a_question, self.queries, columns, through.parts)
-        key = (*shape, masked, watched, through.ablation, through.model.dtype)
+        shape = (self.slots, self.rows_a_question, self.queries, _parts(through.parts))
+        key = (*shape, masked, watched, through.ablation, through.model.dtype, through.device)
         free = _free.setdefault(through.model, [])
-        found = next((table for other, table in free if other == key), None)
+        most = 2 * max(needed, _BUCKET)
+        fitting = [table for other, table in free if other == key and needed <= table.columns <= most]
+        found = min(fitting, key=lambda table: table.columns, default=None)
         if found is None:
-            found = self._table(like, columns)
+            found = self._table(like, _columns(needed))
         else:
             free[:] = [pair for pair in free if pair[1] is not found]
-            found.seen.fill_(False)
+            for tensor in (found.seen, found.positions, found.live):
+                tensor.zero_()
         if self._give_back is not None:
             self._give_back()
         self._give_back = weakref.finalize(self, _put_back, free, key, found)
@@ -232,6 +259,7 @@ class CompiledBranches:
     def _table(self, like: Cache, columns: int) -> Table:
         through, device = self.through, self.through.device
         rows, places, watched = self.slots * self.rows_a_question, 0, {}
+        parts = _parts(through.parts)
         for layer, heads in by_layer(through.watched_heads).items():
             watched[layer] = (torch.tensor(heads, device=device), places)
             places += len(heads)
@@ -239,14 +267,22 @@ class CompiledBranches:
             hf.static_cache(like, rows, columns),
             torch.zeros(rows, self.queries, columns, dtype=torch.bool, device=device),
             torch.zeros(rows, dtype=torch.long, device=device),
-            torch.zeros(rows, columns, through.parts, device=device),
-            torch.zeros(places, rows, through.parts, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
+            torch.zeros(rows, columns, parts, device=device),
+            torch.zeros(places, rows, parts, device=device),
             self._kept(rows, device),
             watched,
             through.ablation == "uniform",
             _compiled(device),
         )
-        for tensor in (table.seen, table.positions, table.documents, table.attention, *table.kept.values()):
+        for tensor in (
+            table.seen,
+            table.positions,
+            table.live,
+            table.documents,
+            table.attention,
+            *table.kept.values(),
+        ):
             torch._dynamo.mark_static_address(tensor)
         return table
 
@@ -267,19 +303,32 @@ class CompiledBranches:
         """Move into a larger table."""
         old = self.table
         new = self.table = self._take_table(old.cache, width)
-        columns = old.seen.shape[-1]
+        columns = old.columns
         hf.copy_static(old.cache, new.cache, columns)
         new.seen[..., :columns], new.documents[:, :columns] = old.seen, old.documents
         new.positions.copy_(old.positions)
+        new.live.copy_(old.live)
+
+
+def _columns(needed: int) -> int:
+    """At least as many columns as needed, of few numbers for few compiled shapes: 512, 768, 1024, 1536, 2048, ..."""
+    full = _BUCKET << ((needed - 1) // _BUCKET).bit_length()
+    return full * 3 // 4 if full > _BUCKET and needed <= full * 3 // 4 else full
+
+
+def _parts(needed: int) -> int:
+    """At least as many parts of documents as needed, of few numbers: 1, 16, 32, 64, ..."""
+    return 1 if needed == 1 else max(_FEWEST_PARTS, 1 << (needed - 1).bit_length())
 
 
 _free: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[tuple[Any, ...], Table]]] = weakref.WeakKeyDictionary()
-"""Tables that no branches use; the newest few are kept, with the graphs that were made for them."""
+"""Tables that no branches use, with the graphs that were made for them, the newest last."""
 
 
 def _put_back(free: list[tuple[tuple[Any, ...], Table]], key: tuple[Any, ...], table: Table) -> None:
     free.append((key, table))
-    del free[:-_KEPT_TABLES]
+    while len(free) > 1 and (len(free) > _KEPT_TABLES or sum(table.nbytes for _, table in free) > _KEPT_BYTES):
+        del free[0]
 
 
 def _compiled(device: torch.device) -> Any:

@@ -89,8 +89,8 @@ class PairDecoder:
             How two branches are stored: `"rows"` gives each a copy of the prefix, `"tree"` stores it once (see
             [`can_branch`]), `"auto"` does that where it can. The same tokens, to the rounding of near ties.
         compiled (`bool`, *optional*, defaults to `False`):
-            Run the steps at fixed shapes through `torch.compile`. The first step of a shape takes a minute; models with
-            sliding windows go without.
+            Run the steps at fixed shapes through `torch.compile`. The first step of a shape takes a minute; models that it
+            cannot run ([`faithgen.hf.compiles`]: sliding windows, several devices, ...) go without.
 
     Raises:
         ValueError: If some prompts have an unfaithful branch and others have none, the model's state is not keys and

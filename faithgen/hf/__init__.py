@@ -10,7 +10,6 @@ from faithgen.hf.attention import (
     attached,
     attention_through,
     biased_mask,
-    compiles,
     intervened,
     ready_mask,
     takes_any_mask,
@@ -30,6 +29,7 @@ from faithgen.hf.caches import (
     static_cache,
     static_column,
 )
+from faithgen.hf.compiling import compiles
 from faithgen.hf.loading import (
     cpu_bf16_features,
     cpu_has_bf16,

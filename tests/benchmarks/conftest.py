@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from faithgen.decoding import compiled
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -15,7 +14,6 @@ BENCHMARKS = ROOT / "benchmarks"
 def module(monkeypatch):
     """A module of benchmarks/, loaded for this test alone as if its folder were the script's; roofs are not measured."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setattr(compiled, "_KEPT_TABLES", compiled._KEPT_TABLES)  # scripts set it for their process
     for path in BENCHMARKS.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
     common, roofline = importlib.import_module("common"), importlib.import_module("roofline")
