@@ -13,6 +13,7 @@ import yaml
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from faithgen.errors import FaithgenError
+from faithgen.training.checks import check_adapter_settings
 
 
 @dataclass
@@ -60,8 +61,12 @@ def parse_arguments(config_type: type, arguments: Sequence[str], prog: str) -> t
         _check_recipe(parser, Path(given[place]))
     try:
         script, config, model, data = parser.parse_args_and_config(given)
+        check_adapter_settings(model)
     except FaithgenError:
         raise
+    except (ImportError, OSError) as error:  # what a setting needs is not installed, or its file is not there
+        reason = " ".join(str(error).split())[:300]
+        raise FaithgenError(f"settings cannot be used ({reason}); install what is missing, or leave it out") from error
     except ValueError as error:
         raise FaithgenError(_shortened(str(error))) from error
     return script, config, model, data

@@ -6,7 +6,7 @@ from trl import SFTConfig
 
 from faithgen.errors import FaithgenError
 from faithgen.prompting import INSTRUCTION
-from faithgen.training.checks import check_choice, check_number, check_prompt_settings
+from faithgen.training.checks import check_choice, check_number, check_prompt_settings, check_training_settings
 from faithgen.training.prompts import OVERLONG
 
 CONTROL_POSITIONS = ("end", "front")
@@ -112,6 +112,7 @@ class RHIOConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         check_prompt_settings(self)
+        check_training_settings(self)
         check_choice("control_position", self.control_position, CONTROL_POSITIONS)
         for name, allowed in _FIXED.items():
             check_choice(name, getattr(self, name), allowed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.training.resuming import output_folder
 from faithgen.training.rows import as_dataset, load_split, read_rows
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def train(method: str, arguments: Sequence[str]) -> Path:
     try:
         import datasets  # noqa: F401
         import peft  # noqa: F401
-        import trl
+        import trl  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
     from faithgen.training.arguments import parse_arguments
@@ -46,10 +47,19 @@ def train(method: str, arguments: Sequence[str]) -> Path:
     warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
     trainer_type, config_type = _types(method)
     script, config, model, mixture = parse_arguments(config_type, arguments, f"faithgen train {method}")
-    resume = _check_output(config)
+    with output_folder(config) as resume:
+        return _run(trainer_type, script, config, model, mixture, resume)
+
+
+def _run(trainer_type: Any, script: Any, config: Any, model: Any, mixture: Any, resume: str | None) -> Path:
+    """Load, train and save."""
+    import trl
+
+    from faithgen.training.failures import Started, in_one_line
+
     if model.model_name_or_path is None:
         raise FaithgenError("model_name_or_path is missing; give default, a hub id, a folder or a .gguf file")
-    pairs = method == "retmask" or bool(config.unfaithful_weight)
+    pairs = bool(getattr(config, "unfaithful_weight", True))
     data, info = _datasets(script, mixture, config, ("answer", "unfaithful") if pairs else ("answer",))
     options = {
         "revision": model.model_revision,
@@ -57,17 +67,20 @@ def train(method: str, arguments: Sequence[str]) -> Path:
         "dtype": model.dtype,
     }
     config.model_init_kwargs = {**options, **(config.model_init_kwargs or {})}
-    trainer = trainer_type(
-        model=model.model_name_or_path,
-        args=config,
-        train_dataset=data["train"],
-        eval_dataset=data.get("eval"),
-        quantization_config=trl.get_quantization_config(model),
-        peft_config=trl.get_peft_config(model),
-    )
-    trainer.data_info = info
-    trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(config.output_dir)
+    started = Started()
+    with in_one_line(started, config.output_dir, resume):
+        trainer = trainer_type(
+            model=model.model_name_or_path,
+            args=config,
+            train_dataset=data["train"],
+            eval_dataset=data.get("eval"),
+            callbacks=[started],
+            quantization_config=trl.get_quantization_config(model),
+            peft_config=trl.get_peft_config(model),
+        )
+        trainer.data_info = info
+        trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model(config.output_dir)
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     _end(trainer)
@@ -93,52 +106,6 @@ def _types(method: str) -> tuple[Any, Any]:
         raise FaithgenError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
     name = {"rhio": "RHIO", "retmask": "RetMask"}[method]
     return getattr(training, f"{name}Trainer"), getattr(training, f"{name}Config")
-
-
-def _check_output(config: Any) -> str | None:
-    """What to resume from; an output folder with something in it is refused unless it is resumed."""
-    folder = Path(config.output_dir)
-    resume = {"true": True, "false": None}.get(
-        str(config.resume_from_checkpoint).lower(), config.resume_from_checkpoint
-    )
-    if folder.exists() and not folder.is_dir():
-        raise FaithgenError(f"output_dir {str(folder)!r} is a file; give a folder")
-    if resume is True:
-        resume = _last_whole_checkpoint(folder)
-        if resume is None:
-            raise FaithgenError(
-                f"output_dir {str(folder)!r} holds no whole checkpoint to resume from; remove it, and leave "
-                "resume_from_checkpoint out"
-            )
-    elif resume is not None:
-        if not Path(resume).is_dir():
-            raise FaithgenError(
-                f"resume_from_checkpoint {resume!r} is no folder; give a checkpoint, or true for the last one"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise FaithgenError(
-            f"output_dir {str(folder)!r} is not empty; add --resume_from_checkpoint true to go on from its last checkpoint, "
-            "or choose another"
-        )
-    config.distributed_state.wait_for_everyone()  # no process may write before all have looked
-    return resume
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.partition("-")[2]
-    return int(number) if number.isdecimal() else -1
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was written to its end: its state is what is written last."""
-    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def _datasets(

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -119,9 +121,20 @@ def test_a_run_that_was_killed_reaches_the_same_loss(run, recipe, tmp_path):
         (["--max_length", "40", "--overlong", "drop"], "all 4 rows"),
         (["--dataset_streaming"], "streamed"),
         (["--config", "gone.yaml"], "gone.yaml"),
+        (["--lora_r", "0"], "lora_r is 0; allowed: a number of 1 or more"),
+        (["--lora_dropout", "2"], "lora_dropout is 2.0; allowed: a number of 0 to 1"),
+        (["--lora_target_modules", "nothing"], "training cannot start (Target modules"),
+        (["--report_to", "nothing"], "training cannot start (nothing is not supported"),
+        (["--adam_beta1", "2"], "training cannot start (Invalid beta parameter at index 0: 2.0)"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "training cannot start (One of min_lr or min_lr_rate"),
+        (["--deepspeed", "/nope.json"], "settings cannot be used ("),
+        (["--output_dir", "/proc/x/y"], "output_dir '/proc/x/y' cannot be written (No such file or directory)"),
+        (["--output_dir", "{rows}/x"], "rows.jsonl/x' cannot be written (Not a directory); choose another"),
+        (["--output_dir", "x" * 300], "cannot be written (File name too long)"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(run, recipe, arguments, message, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(run, recipe, rows, arguments, message, tmp_path):
+    arguments = [argument.replace("{rows}", str(rows)) for argument in arguments]
     if arguments == ["--dataset_name", "none"]:
         recipe.write_text("\n".join(line for line in recipe.read_text().splitlines() if "dataset_name" not in line))
         arguments = []
@@ -131,6 +144,35 @@ def test_bad_input_is_one_line_and_exit_code_2(run, recipe, arguments, message, 
     assert message in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reference_that_moves_is_not_for_adapters(run, recipe, tmp_path):
+    code, _, err = run("train", "retmask", "--config", recipe, "--sync_ref_model", "true")
+    assert code == 2
+    assert "error: training cannot start (You passed `sync_ref_model=True` while using a PEFT model" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_said_with_the_checkpoint_that_is_whole(run, recipe, tmp_path, monkeypatch):
+    import torch
+
+    def save(value, path, *rest, real=torch.save, **options):
+        if "checkpoint-4" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(value, path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        code, _, err = run("train", "rhio", "--config", recipe)
+    assert code == 2
+    place = tmp_path / "run"
+    assert err.splitlines()[-1] == (
+        f"error: cannot write to output_dir '{place}' (No space left on device); make room, then "
+        f"--resume_from_checkpoint true goes on from {place / 'checkpoint-2'}"
+    )
+    code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", "true")
+    assert code == 0, err
 
 
 def test_rows_without_unfaithful_answers_are_refused(run, recipe, rows):
