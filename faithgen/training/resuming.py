@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from faithgen.errors import FaithgenError
+from faithgen.training.record import read_record
 
 logger = logging.getLogger(__name__)
 
+SETTINGS = (
+    *("unfaithful_weight", "control_position", "instruction", "max_length", "overlong"),
+    *("loss_type", "loss_weights", "beta", "label_smoothing", "ld_alpha", "use_weighting", "discopop_tau"),
+    *("f_divergence_type", "f_alpha_divergence_coef", "sync_ref_model", "disable_dropout", "neftune_noise_alpha"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "data_seed", "shuffle_dataset"),
+)
+"""What may not change: it makes another loss or order of the rows, or would have no effect beside what was saved."""
 _WEIGHTS = ("adapter_model.*", "model*.safetensors", "pytorch_model*")
 _OPTIMIZER = ("optimizer*", "global_step*")  # the second is DeepSpeed's
 
@@ -121,6 +130,60 @@ def damage_of(checkpoint: Path) -> str | None:
         if not _is_whole(path):
             return f"{path.name} is damaged"
     return None
+
+
+def check_same_run(checkpoint: str, record: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another method, model, data, adapter or loss.
+
+    Steps, epochs, logging, saving, evaluation, devices and paths may change.
+
+    Args:
+        checkpoint (`str`): to go on from.
+        record (`dict`): the training record of the run (see [`training_record`]).
+
+    Raises:
+        FaithgenError: If its own record has another value; names the first key that differs.
+    """
+    before = read_record(checkpoint)
+    for key, then, now in _compared(before, record):
+        if then != now:
+            raise FaithgenError(
+                f"resume_from_checkpoint {checkpoint!r} was trained with {key} {then}, not {now}; set it back, or train in "
+                "another output_dir from the start"
+            )
+
+
+def _compared(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that the user can set, with their values in both records."""
+    yield "method", before["method"], now["method"]
+    yield "model_name_or_path", *(f"{r['base']['model_id']} {r['base']['revision']}".strip() for r in (before, now))
+    data = (before["data"], now["data"])
+    yield "dataset_name", *map(_data_name, _named_alike(*data))
+    yield "rows", *(d.get("rows") for d in data)
+    adapters = (before["adapter"], now["adapter"])
+    yield "use_peft", *(bool(adapter) for adapter in adapters)
+    if all(adapters):
+        for name in adapters[0]:
+            if name in adapters[1]:
+                key = name if name.startswith(("lora_", "use_")) else f"lora_{name}"
+                yield key, *(adapter[name] for adapter in adapters)
+    settings = (before["settings"], now["settings"])
+    for key in SETTINGS:
+        yield key, *(chosen.get(key, "(the default)") for chosen in settings)
+    if "rows_per_step" in before:
+        key = "per_device_train_batch_size * gradient_accumulation_steps * processes"
+        yield key, before["rows_per_step"], now["rows_per_step"]
+
+
+def _data_name(data: dict[str, Any]) -> str:
+    checksum = data.get("sha256")
+    return f"{data.get('source')} (sha256 {checksum[:12]})" if checksum else str(data.get("source"))
+
+
+def _named_alike(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same file under another name is the same data."""
+    same = before.get("sha256") is not None and before.get("sha256") == now.get("sha256")
+    return (before, {**now, "source": before.get("source")}) if same else (before, now)
 
 
 def _is_whole(path: Path) -> bool:

@@ -118,7 +118,11 @@ class RetMaskTrainer(DPOTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder: Any = output_dir or self.args.output_dir
-            write_record(folder, training_record(self, "retmask", control_settings(self.processing_class)))
+            write_record(folder, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run so far (see [`training_record`])."""
+        return training_record(self, "retmask", control_settings(self.processing_class))
 
 
 def _keeps_reference(model: Any, args: RetMaskConfig) -> bool:

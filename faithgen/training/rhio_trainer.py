@@ -191,7 +191,11 @@ class RHIOTrainer(SFTTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder: Any = output_dir or self.args.output_dir
-            write_record(folder, training_record(self, "rhio", control_settings(self.processing_class)))
+            write_record(folder, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run so far (see [`training_record`])."""
+        return training_record(self, "rhio", control_settings(self.processing_class))
 
 
 def _answer_tokens(labels: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
-from faithgen.training.resuming import output_folder
+from faithgen.training.resuming import check_same_run, output_folder
 from faithgen.training.rows import as_dataset, load_split, read_rows
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def _run(trainer_type: Any, script: Any, config: Any, model: Any, mixture: Any, 
             peft_config=trl.get_peft_config(model),
         )
         trainer.data_info = info
+        if resume is not None:
+            check_same_run(resume, trainer.record())
         trainer.train(resume_from_checkpoint=resume)
         trainer.save_model(config.output_dir)
     if config.push_to_hub:

@@ -175,6 +175,63 @@ def test_a_full_disk_is_said_with_the_checkpoint_that_is_whole(run, recipe, tmp_
     assert code == 0, err
 
 
+def test_a_run_goes_on_only_as_it_began(run, recipe, rows, tmp_path):
+    assert run("train", "rhio", "--config", recipe)[0] == 0
+    place = tmp_path / "run"
+    one = tmp_path / "one.jsonl"
+    one.write_text(rows.read_text().splitlines()[0] + "\n")
+    resume = ["--config", recipe, "--resume_from_checkpoint", "true"]
+    for method, changes, message in (
+        ("retmask", [], "trained with method rhio, not retmask; set it back"),
+        ("rhio", ["--dataset_name", one], "trained with dataset_name rows.jsonl (sha256 "),
+        ("rhio", ["--lora_r", "8"], "trained with lora_r 4, not 8"),
+        ("rhio", ["--use_peft", "false"], "trained with use_peft True, not False"),
+        ("rhio", ["--unfaithful_weight", "0.5"], "trained with unfaithful_weight (the default), not 0.5"),
+        ("rhio", ["--learning_rate", "1"], "trained with learning_rate 0.01, not 1.0"),
+        ("rhio", ["--gradient_accumulation_steps", "2"], "gradient_accumulation_steps * processes 2, not 4"),
+    ):
+        code, _, err = run("train", method, *resume, "--max_steps", "6", *changes)
+        assert (code, message in err.splitlines()[-1]) == (2, True), err
+        assert f"resume_from_checkpoint '{place / 'checkpoint-4'}' was" in err
+    # what may change: length, saving, logging, the name of the rows, and where it is written
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(rows.read_bytes())
+    changes = ["--max_steps", "5", "--save_steps", "1", "--logging_steps", "2", "--dataset_name", copy]
+    code, _, err = run("train", "rhio", *resume, *changes, "--share_prompt", "true")
+    assert code == 0, err
+    assert json.loads((place / "faithgen_training.json").read_text())["steps"] == 5
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, recipe, tiny_folder, tmp_path):
+    assert run("train", "rhio", "--config", recipe)[0] == 0
+    place = tmp_path / "run" / "checkpoint-4"
+    whole = {path.name: path.read_bytes() for path in place.iterdir()}
+    for name, data, message in (
+        ("trainer_state.json", None, "trainer_state.json is missing"),
+        ("trainer_state.json", b"{", "trainer_state.json is damaged"),
+        ("adapter_model.safetensors", None, "the weights are missing"),
+        ("adapter_model.safetensors", whole["adapter_model.safetensors"][:-9], "adapter_model.safetensors is damaged"),
+        ("optimizer.pt", None, "the optimizer's state is missing"),
+        ("optimizer.pt", whole["optimizer.pt"][:-9], "optimizer.pt is damaged"),
+        ("scheduler.pt", b"x", "scheduler.pt is damaged"),
+        ("rng_state.pth", b"", "rng_state.pth is damaged"),
+        ("faithgen_training.json", b"{}", "not a training record"),
+        ("adapter_config.json", b"[]", "training cannot go on from"),
+    ):
+        (place / name).unlink()
+        if data is not None:
+            (place / name).write_bytes(data)
+        code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", place)
+        assert (code, message in err.splitlines()[-1]) == (2, True), err
+        (place / name).write_bytes(whole[name])
+    code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", tiny_folder)
+    assert (code, "is no whole checkpoint (trainer_state.json is missing)" in err) == (2, True)
+    (place / "optimizer.pt").write_bytes(b"x")
+    code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", "true")
+    assert code == 0, err
+    assert f"{place} is passed over: optimizer.pt is damaged" in err
+
+
 def test_rows_without_unfaithful_answers_are_refused(run, recipe, rows):
     bare = [{k: v for k, v in json.loads(line).items() if k != "unfaithful"} for line in rows.read_text().splitlines()]
     rows.write_text("".join(json.dumps(row) + "\n" for row in bare))
