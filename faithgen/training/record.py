@@ -85,14 +85,34 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / TRAINING_RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or not isinstance(record["base"]["name"], str):
+        if record["format"] != FORMAT:
             raise ValueError("another format")
+        _check_shape(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "not a training record"
         raise FaithgenError(
             f"cannot read {str(path)!r} ({reason}); give a folder that faithgen train has written"
         ) from error
     return record
+
+
+def _check_shape(record: dict[str, Any]) -> None:
+    """Raise `KeyError` or `TypeError` unless what the card and a resumed run read is there, each of its kind."""
+    from faithgen.training.run import METHODS
+
+    if record["method"] not in METHODS:
+        raise KeyError(record["method"])
+    for key in ("base", "data", "settings", "versions"):
+        if not isinstance(record[key], dict):
+            raise TypeError(key)
+    for key in ("control", "adapter", "log"):
+        if not isinstance(record[key], dict | None):
+            raise TypeError(key)
+    names = [record["base"][key] for key in ("name", "model_id", "revision")]
+    if not all(isinstance(name, str) for name in [*names, record["versions"]["faithgen"]]):
+        raise TypeError("base")
+    if not isinstance(record["steps"], int):
+        raise TypeError("steps")
 
 
 def _settings(args: Any) -> dict[str, Any]:
