@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.prompting import INSTRUCTION
 from faithgen.training.resuming import check_same_run, output_folder
 from faithgen.training.rows import as_dataset, load_split, read_rows
 
@@ -139,6 +140,11 @@ def _datasets(
             "eval_strategy needs rows to evaluate on; give eval_dataset_name, or set eval_strategy: no"
         )
     rows = {name: read_rows(source, needs=needs) for name, source in sources.items()}
+    instructions = {row.instruction for row in rows["train"]}
+    if len(instructions) == 1 and None not in instructions and config.instruction == INSTRUCTION:
+        config.instruction = (
+            instructions.pop()
+        )  # the model's own from now on: the generator takes it from the tokenizer
     return {name: as_dataset(found) for name, found in rows.items()}, info | {"rows": len(rows["train"])}
 
 

@@ -232,6 +232,15 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, 
     assert f"{place} is passed over: optimizer.pt is damaged" in err
 
 
+def test_the_instruction_of_all_rows_is_the_models(run, recipe, rows, tmp_path):
+    found = [{**json.loads(line), "instruction": "Be brief."} for line in rows.read_text().splitlines()]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in found))
+    code, _, err = run("train", "rhio", "--config", recipe, "--max_steps", "1", "--save_strategy", "no")
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "faithgen_training.json").read_text())
+    assert record["control"]["instruction"] == record["settings"]["instruction"] == "Be brief."
+
+
 def test_rows_without_unfaithful_answers_are_refused(run, recipe, rows):
     bare = [{k: v for k, v in json.loads(line).items() if k != "unfaithful"} for line in rows.read_text().splitlines()]
     rows.write_text("".join(json.dumps(row) + "\n" for row in bare))
