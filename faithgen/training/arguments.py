@@ -23,10 +23,15 @@ class TrainScriptArguments(ScriptArguments):
     Args:
         dataset_name (`str`, *optional*): JSONL file of rows, as `faithgen data unfaithful` writes it, or a data set's name.
         eval_dataset_name (`str`, *optional*): the same, to evaluate on.
+        dataset_description (`str`, *optional*): where the data come from, for the training record and the model card.
     """
 
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "JSONL file of rows or name of a data set to evaluate on. Source: faithgen."}
+    )
+    dataset_description: str | None = field(
+        default=None,
+        metadata={"help": "Where the data come from, in a sentence; stands on the model card. Source: faithgen."},
     )
 
 

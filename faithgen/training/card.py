@@ -108,7 +108,15 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
         merged=merged,
         base_model=base if base.count("/") == 1 and not base.startswith(("/", ".")) else None,
         paper=_PAPERS[record["method"]],
-        data=_table({"source": data.get("source"), "sha256": data.get("sha256"), "rows": data.get("rows"), **lengths}),
+        data=_table(
+            {
+                "description": data.get("description"),
+                "source": data.get("source"),
+                "sha256": data.get("sha256"),
+                "rows": data.get("rows"),
+                **lengths,
+            }
+        ),
         heads=_table(
             {
                 "head set": made.get("head_set"),

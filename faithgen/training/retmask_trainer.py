@@ -24,7 +24,7 @@ class RetMaskTrainer(DPOTrainer):
     """Trainer of RetMask: DPO with the model's own answer as chosen and the masked model's as rejected.
 
     Args:
-        model (`str` or `PreTrainedModel`): `"default"`, hub id, folder, `.gguf` file, or a model.
+        model (`str` or `PreTrainedModel`): `"default-base"`, hub id, folder, `.gguf` file, or a model.
         ref_model (`PreTrainedModel`, *optional*): the reference; the model as it is before training if not given.
         args ([`RetMaskConfig`], *optional*)
         train_dataset (`Dataset`):

@@ -43,7 +43,7 @@ class RHIOConfig(SFTConfig):
         share_prompt (`bool`, *optional*, defaults to `False`):
             Compute the prompt once for both answers of a pair (one packed sequence with a block mask). The same gradients;
             1.65 times as fast on one CPU thread (two pairs of 448 + 48 tokens, `benchmarks/share_prompt.py`). On in the
-            recipes, which use sdpa; needs that or eager attention, and `control_position: end`. Source: faithgen.
+            recipes; needs sdpa or eager attention, and `control_position: end`. Source: faithgen.
 
         > Parameters that control the prompt
 

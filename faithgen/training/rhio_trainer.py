@@ -35,7 +35,7 @@ class RHIOTrainer(SFTTrainer):
     have no loss. Both terms are logged, as `loss_faithful` and `loss_unfaithful`.
 
     Args:
-        model (`str` or `PreTrainedModel`): `"default"`, hub id, folder, `.gguf` file, or a model.
+        model (`str` or `PreTrainedModel`): `"default-base"`, hub id, folder, `.gguf` file, or a model.
         args ([`RHIOConfig`], *optional*)
         train_dataset (`Dataset`): columns `question`, `documents`, `answer`, `unfaithful` (see [`build_unfaithful`]).
         eval_dataset (`Dataset` or dict of them, *optional*): the same columns.

@@ -59,7 +59,7 @@ def _run(trainer_type: Any, script: Any, config: Any, model: Any, mixture: Any, 
     from faithgen.training.failures import Started, in_one_line
 
     if model.model_name_or_path is None:
-        raise FaithgenError("model_name_or_path is missing; give default, a hub id, a folder or a .gguf file")
+        raise FaithgenError("model_name_or_path is missing; give default-base, a hub id, a folder or a .gguf file")
     pairs = bool(getattr(config, "unfaithful_weight", True))
     data, info = _datasets(script, mixture, config, ("answer", "unfaithful") if pairs else ("answer",))
     options = {
@@ -130,9 +130,11 @@ def _datasets(
         raise FaithgenError(
             "dataset_name is missing; give a JSONL file of rows (faithgen data unfaithful) or a data set"
         )
+    if script.dataset_description:
+        info["description"] = script.dataset_description
     if script.eval_dataset_name:
         name, split = script.eval_dataset_name, script.dataset_test_split
-        sources["eval"] = _source(name, script.dataset_config, split)
+        sources["eval"] = _source(name, script.dataset_config, split, "eval_dataset_name")
     if str(getattr(config.eval_strategy, "value", config.eval_strategy)) == "no":
         sources.pop("eval", None)
     elif "eval" not in sources:
@@ -158,14 +160,12 @@ def _mixture(mixture: Any) -> Any:
         raise FaithgenError(f"datasets could not be read ({reason}); check their path and data_files") from error
 
 
-def _source(name: str, config_name: str | None, split: str) -> Any:
-    """The file itself, or a split of a data set on the hub."""
-    return Path(name) if Path(name).is_file() else _rows_of(name, config_name, split)
-
-
-def _rows_of(name: str, config_name: str | None, split: str) -> Any:
+def _source(name: str, config_name: str | None, split: str, key: str = "dataset_name") -> Any:
+    """The file itself, or a split of a data set on the hub; `key` is the setting that names it."""
+    if Path(name).is_file():
+        return Path(name)
     if Path(name).suffix in (".jsonl", ".json"):
-        raise FaithgenError(f"dataset_name: there is no file {name!r}; give a JSONL file of rows or a data set's name")
+        raise FaithgenError(f"{key}: there is no file {name!r}; give a JSONL file of rows or a data set's name")
     return load_split(name, split, config_name)
 
 

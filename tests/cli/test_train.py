@@ -60,7 +60,7 @@ def losses(folder):
 
 @pytest.mark.parametrize("method", ["rhio", "retmask"])
 def test_a_recipe_trains_and_what_comes_out_is_exported(run, recipe, tmp_path, method):
-    code, _, err = run("train", method, "--config", recipe)
+    code, _, err = run("train", method, "--config", recipe, "--dataset_description", "Made up | by hand.")
     assert code == 0, err
     assert f"written to {tmp_path / 'run'}" in err
     record = json.loads((tmp_path / "run" / "faithgen_training.json").read_text())
@@ -70,7 +70,7 @@ def test_a_recipe_trains_and_what_comes_out_is_exported(run, recipe, tmp_path, m
     assert (record["settings"]["max_steps"], record["adapter"]["r"]) == (4, 4)
     code, _, err = run("export", "--checkpoint", tmp_path / "run", "--output", tmp_path / "merged", "--merge")
     assert code == 0, err
-    assert (tmp_path / "merged" / "README.md").exists()
+    assert "| description | Made up \\| by hand. |" in (tmp_path / "merged" / "README.md").read_text()
     code, _, err = run("train", method, "--config", recipe)
     assert code == 2
     assert "is not empty; add --resume_from_checkpoint true" in err
@@ -81,6 +81,8 @@ def test_evaluation_rows_are_of_their_own(run, recipe, rows, tmp_path):
     code, _, err = run("train", "rhio", "--config", recipe, *changes)
     assert code == 2
     assert "eval_dataset_name" in err
+    code, _, err = run("train", "rhio", "--config", recipe, *changes, "--eval_dataset_name", "none.jsonl")
+    assert (code, "error: eval_dataset_name: there is no file 'none.jsonl'" in err) == (2, True)
     code, _, err = run("train", "rhio", "--config", recipe, *changes, "--eval_dataset_name", rows)
     assert code == 0, err
     record = json.loads((tmp_path / "run" / "faithgen_training.json").read_text())
