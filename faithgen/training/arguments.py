@@ -13,6 +13,7 @@ import yaml
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from faithgen.errors import FaithgenError
+from faithgen.training.checks import check_adapter_settings
 
 
 @dataclass
@@ -22,10 +23,15 @@ class TrainScriptArguments(ScriptArguments):
     Args:
         dataset_name (`str`, *optional*): JSONL file of rows, as `faithgen data unfaithful` writes it, or a data set's name.
         eval_dataset_name (`str`, *optional*): the same, to evaluate on.
+        dataset_description (`str`, *optional*): where the data come from, for the training record and the model card.
     """
 
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "JSONL file of rows or name of a data set to evaluate on. Source: faithgen."}
+    )
+    dataset_description: str | None = field(
+        default=None,
+        metadata={"help": "Where the data come from, in a sentence; stands on the model card. Source: faithgen."},
     )
 
 
@@ -60,8 +66,12 @@ def parse_arguments(config_type: type, arguments: Sequence[str], prog: str) -> t
         _check_recipe(parser, Path(given[place]))
     try:
         script, config, model, data = parser.parse_args_and_config(given)
+        check_adapter_settings(model)
     except FaithgenError:
         raise
+    except (ImportError, OSError) as error:  # what a setting needs is not installed, or its file is not there
+        reason = " ".join(str(error).split())[:300]
+        raise FaithgenError(f"settings cannot be used ({reason}); install what is missing, or leave it out") from error
     except ValueError as error:
         raise FaithgenError(_shortened(str(error))) from error
     return script, config, model, data

@@ -89,7 +89,7 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
         `str`: Markdown with the hub's front matter.
 
     Raises:
-        FaithgenError: If the results cannot be read.
+        FaithgenError: If the results cannot be read, or the record lacks what the card states.
     """
     import jinja2
 
@@ -97,19 +97,27 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )  # Markdown, not HTML
     data = record["data"]
-    lengths = (data.get("lengths") or {}).get("train") or {}
-    samples = data.get("samples") or {}
-    made = samples.get("settings") or {}
+    lengths = _object(_object(data.get("lengths")).get("train"))
+    samples = _object(data.get("samples"))
+    made = _object(samples.get("settings"))
     base = record["base"]["name"]
     log = {key: round(value, 4) for key, value in (record["log"] or {}).items() if isinstance(value, float)}
-    return environment.from_string(_TEMPLATE).render(
-        name=name,
-        record=record,
-        merged=merged,
-        base_model=base if base.count("/") == 1 and not base.startswith(("/", ".")) else None,
-        paper=_PAPERS[record["method"]],
-        data=_table({"source": data.get("source"), "sha256": data.get("sha256"), "rows": data.get("rows"), **lengths}),
-        heads=_table(
+    values = {
+        "name": name,
+        "record": record,
+        "merged": merged,
+        "base_model": base if base.count("/") == 1 and not base.startswith(("/", ".")) else None,
+        "paper": _PAPERS[record["method"]],
+        "data": _table(
+            {
+                "description": data.get("description"),
+                "source": data.get("source"),
+                "sha256": data.get("sha256"),
+                "rows": data.get("rows"),
+                **lengths,
+            }
+        ),
+        "heads": _table(
             {
                 "head set": made.get("head_set"),
                 "masked heads": made.get("masked_heads"),
@@ -121,11 +129,23 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
                 "dropped": samples.get("dropped"),
             }
         ),
-        settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(record["settings"].items())],
-        log=", ".join(f"{key} {value}" for key, value in log.items()),
-        versions=", ".join(f"{key} {value}" for key, value in record["versions"].items()),
-        results=None if results is None else _results(Path(results)),
-    )
+        "settings": [
+            (key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(record["settings"].items())
+        ],
+        "log": ", ".join(f"{key} {value}" for key, value in log.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in record["versions"].items()),
+        "results": None if results is None else _results(Path(results)),
+    }
+    try:
+        return environment.from_string(_TEMPLATE).render(values)
+    except (jinja2.TemplateError, TypeError) as error:
+        raise FaithgenError(
+            f"the training record is damaged ({error}); give a folder that faithgen train wrote"
+        ) from error
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _table(values: dict[str, Any]) -> list[tuple[str, str]]:

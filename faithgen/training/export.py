@@ -15,7 +15,7 @@ from faithgen.adapters import is_adapter, merge_adapter
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.errors import FaithgenError
 from faithgen.models import hub_commit
-from faithgen.prompting import CONTROL_MARK
+from faithgen.prompting import CONTROL_MARK, control_settings
 from faithgen.training.card import model_card
 from faithgen.training.loading import Base
 from faithgen.training.record import read_record, write_record
@@ -71,6 +71,8 @@ def export_checkpoint(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FaithgenError(f"output {str(target)!r} is not empty; choose another")
     whole = merge or not adapter
+    tokenizer = _tokenizer(source, record)
+    settings = _adapter_settings(source) if adapter else {}
     card = model_card(target.name, record, merged=whole, results=Path(results) if results is not None else None)
     temporary = None
     try:
@@ -78,12 +80,17 @@ def export_checkpoint(
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         os.chmod(temporary, 0o755)
         if not whole:
-            _write_adapter(source, temporary, trained, base or trained.name, dtype)
+            settings |= {
+                "base_model_name_or_path": base or trained.name,
+                "revision": trained.commit if (base or trained.name) == trained.name else None,
+            }
+            _write_adapter(source, temporary, settings, dtype)
         elif adapter:
-            _load_merged(source, trained, base, dtype).save_pretrained(temporary)
+            _load_merged(source, tokenizer, trained, base, dtype).save_pretrained(temporary)
         else:
-            _load(str(source), dtype).save_pretrained(temporary)
-        tokenizer = _tokenizer(source)
+            _load(
+                str(source), dtype, "its weights or config.json are damaged, give another checkpoint"
+            ).save_pretrained(temporary)
         if alpha is not None:
             tokenizer.init_kwargs[CONTROL_MARK]["alpha"] = alpha
         tokenizer.save_pretrained(temporary)
@@ -104,54 +111,73 @@ def export_checkpoint(
     return target
 
 
-def _load(name: str, dtype: str, revision: str | None = None) -> Any:
+def _load(name: str, dtype: str, advice: str, revision: str | None = None) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         at = f" (revision {revision})" if revision else ""
-        raise FaithgenError(
-            f"the model {name!r}{at} could not be loaded; name the base that was trained with --base"
-        ) from error
+        raise FaithgenError(f"the model {name!r}{at} could not be loaded; {advice}") from error
 
 
-def _load_merged(source: Path, trained: Base, base: str | None, dtype: str) -> Any:
+def _load_merged(source: Path, tokenizer: Any, trained: Base, base: str | None, dtype: str) -> Any:
     """The base model with the adapter merged."""
     name = base or trained.name
     target, _, checksum = models.locate(name)
     pinned = trained.commit if checksum is None and name == trained.name else None
-    model = _load(target, dtype, pinned)
+    advice = "name the base that was trained with --base"
+    model = _load(target, dtype, advice, pinned)
     found = checksum or pinned or hub_commit(target) or "unknown"
     if trained.revision not in ("", found):
         what = f"the base model {name!r} has revision {found}, and the adapter was trained on {trained.revision}"
         if base is None:
-            raise FaithgenError(f"{what}; name the base that was trained with --base")
+            raise FaithgenError(f"{what}; {advice}")
         warnings.warn(f"{what}; are they the same model?", UserWarning, stacklevel=3)
-    return merge_adapter(model, _tokenizer(source), source, name, "name the base that was trained with --base")[0]
+    return merge_adapter(model, tokenizer, source, name, advice)[0]
 
 
-def _write_adapter(source: Path, folder: Path, trained: Base, name: str, dtype: str) -> None:
-    """The adapter's weights in the dtype asked for, and its config."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+def _adapter_settings(source: Path) -> dict[str, Any]:
+    """The config of an adapter whose files are whole."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        weights = load_file(source / "adapter_model.safetensors")
-        settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(source / "adapter_model.safetensors", framework="pt"):
+            settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or "peft_type" not in settings:
+            raise ValueError("no config of an adapter")
     except (OSError, ValueError, SafetensorError) as error:
         raise FaithgenError(
             f"adapter {str(source)!r} is damaged or not there; give a folder of faithgen train"
         ) from error
+    return settings
+
+
+def _write_adapter(source: Path, folder: Path, settings: dict[str, Any], dtype: str) -> None:
+    """The adapter's weights in the dtype asked for, and its config."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(source / "adapter_model.safetensors")
     if dtype != "auto":
         weights = {name: weight.to(getattr(torch, dtype)) for name, weight in weights.items()}
-    settings |= {"base_model_name_or_path": name, "revision": trained.commit if name == trained.name else None}
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _tokenizer(source: Path) -> Any:
+def _tokenizer(source: Path, record: dict[str, Any]) -> Any:
+    """The checkpoint's tokenizer, with the control tokens if it was trained with them."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if record["control"] and control_settings(tokenizer) is None:
+            raise ValueError("it has lost the control tokens")
+    except Exception as error:  # `tokenizers` raises nothing more exact for a file of another kind
+        reason = " ".join(str(error).split())[:200]
+        raise FaithgenError(
+            f"the tokenizer of {str(source)!r} is damaged or not there ({reason}); copy tokenizer.json and "
+            "tokenizer_config.json from another checkpoint of the run"
+        ) from error
+    return tokenizer

@@ -28,6 +28,9 @@ _LEFT_OUT = (
     *("accelerator_config", "activation_checkpointing", "dataloader_pin_memory", "debug", "disable_tqdm"),
     *("model_init_kwargs", "pad_to_multiple_of", "report_to"),
 )
+_ADAPTER = (
+    *("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_dora", "use_rslora"),
+)
 _PACKAGES = ("faithgen", "torch", "transformers", "trl", "peft")
 
 
@@ -46,8 +49,8 @@ def training_record(trainer: Any, method: str, control: dict[str, Any] | None) -
     adapter = None
     if hasattr(trainer.model, "peft_config"):
         config = trainer.model.peft_config["default"].to_dict()
-        adapter = {key: config.get(key) for key in ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")}
-    state = trainer.state
+        adapter = {key: config.get(key) for key in _ADAPTER}
+    args, state = trainer.args, trainer.state
     return _jsonable(
         {
             "format": FORMAT,
@@ -55,8 +58,9 @@ def training_record(trainer: Any, method: str, control: dict[str, Any] | None) -
             "base": trainer.base.to_dict(),
             "control": control,
             "data": {**trainer.data_info, "lengths": {k: r.to_dict() for k, r in trainer.length_reports.items()}},
-            "settings": _settings(trainer.args),
+            "settings": _settings(args),
             "adapter": adapter,
+            "rows_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "steps": state.global_step,
             "epochs": state.epoch,
             "log": _last(state.log_history, "loss"),
@@ -81,14 +85,34 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / TRAINING_RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or not isinstance(record["base"]["name"], str):
+        if record["format"] != FORMAT:
             raise ValueError("another format")
+        _check_shape(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "not a training record"
         raise FaithgenError(
             f"cannot read {str(path)!r} ({reason}); give a folder that faithgen train has written"
         ) from error
     return record
+
+
+def _check_shape(record: dict[str, Any]) -> None:
+    """Raise `KeyError` or `TypeError` unless what the card and a resumed run read is there, each of its kind."""
+    from faithgen.training.run import METHODS
+
+    if record["method"] not in METHODS:
+        raise KeyError(record["method"])
+    for key in ("base", "data", "settings", "versions"):
+        if not isinstance(record[key], dict):
+            raise TypeError(key)
+    for key in ("control", "adapter", "log"):
+        if not isinstance(record[key], dict | None):
+            raise TypeError(key)
+    names = [record["base"][key] for key in ("name", "model_id", "revision")]
+    if not all(isinstance(name, str) for name in [*names, record["versions"]["faithgen"]]):
+        raise TypeError("base")
+    if not isinstance(record["steps"], int):
+        raise TypeError("steps")
 
 
 def _settings(args: Any) -> dict[str, Any]:

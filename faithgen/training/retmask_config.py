@@ -6,9 +6,14 @@ from typing import Any
 from trl import DPOConfig
 
 from faithgen.prompting import INSTRUCTION
-from faithgen.training.checks import check_choice, check_prompt_settings
+from faithgen.training.checks import check_choice, check_number, check_prompt_settings, check_training_settings
 from faithgen.training.prompts import OVERLONG
 
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+"""Losses of TRL's DPO trainer, which looks at the name in the first step only."""
 _SCHEDULE, _SCHEDULE_SETTINGS = "cosine_with_min_lr", {"min_lr_rate": 0.1}
 
 
@@ -83,6 +88,10 @@ class RetMaskConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         check_prompt_settings(self)
+        check_training_settings(self)
+        check_number("beta", self.beta, 0, above=True)
+        for loss in [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type:
+            check_choice("loss_type", loss, LOSSES)
         check_choice("truncation_mode", self.truncation_mode, ("keep_start",))
         check_choice("padding_free", self.padding_free, (False,))
         if self.lr_scheduler_type != _SCHEDULE and self.lr_scheduler_kwargs == _SCHEDULE_SETTINGS:

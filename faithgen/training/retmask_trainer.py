@@ -24,7 +24,7 @@ class RetMaskTrainer(DPOTrainer):
     """Trainer of RetMask: DPO with the model's own answer as chosen and the masked model's as rejected.
 
     Args:
-        model (`str` or `PreTrainedModel`): `"default"`, hub id, folder, `.gguf` file, or a model.
+        model (`str` or `PreTrainedModel`): `"default-base"`, hub id, folder, `.gguf` file, or a model.
         ref_model (`PreTrainedModel`, *optional*): the reference; the model as it is before training if not given.
         args ([`RetMaskConfig`], *optional*)
         train_dataset (`Dataset`):
@@ -118,7 +118,11 @@ class RetMaskTrainer(DPOTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder: Any = output_dir or self.args.output_dir
-            write_record(folder, training_record(self, "retmask", control_settings(self.processing_class)))
+            write_record(folder, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run so far (see [`training_record`])."""
+        return training_record(self, "retmask", control_settings(self.processing_class))
 
 
 def _keeps_reference(model: Any, args: RetMaskConfig) -> bool:

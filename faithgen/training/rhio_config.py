@@ -6,7 +6,7 @@ from trl import SFTConfig
 
 from faithgen.errors import FaithgenError
 from faithgen.prompting import INSTRUCTION
-from faithgen.training.checks import check_choice, check_number, check_prompt_settings
+from faithgen.training.checks import check_choice, check_number, check_prompt_settings, check_training_settings
 from faithgen.training.prompts import OVERLONG
 
 CONTROL_POSITIONS = ("end", "front")
@@ -43,7 +43,7 @@ class RHIOConfig(SFTConfig):
         share_prompt (`bool`, *optional*, defaults to `False`):
             Compute the prompt once for both answers of a pair (one packed sequence with a block mask). The same gradients;
             1.65 times as fast on one CPU thread (two pairs of 448 + 48 tokens, `benchmarks/share_prompt.py`). On in the
-            recipes, which use sdpa; needs that or eager attention, and `control_position: end`. Source: faithgen.
+            recipes; needs sdpa or eager attention, and `control_position: end`. Source: faithgen.
 
         > Parameters that control the prompt
 
@@ -112,6 +112,7 @@ class RHIOConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         check_prompt_settings(self)
+        check_training_settings(self)
         check_choice("control_position", self.control_position, CONTROL_POSITIONS)
         for name, allowed in _FIXED.items():
             check_choice(name, getattr(self, name), allowed)

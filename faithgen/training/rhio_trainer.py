@@ -35,7 +35,7 @@ class RHIOTrainer(SFTTrainer):
     have no loss. Both terms are logged, as `loss_faithful` and `loss_unfaithful`.
 
     Args:
-        model (`str` or `PreTrainedModel`): `"default"`, hub id, folder, `.gguf` file, or a model.
+        model (`str` or `PreTrainedModel`): `"default-base"`, hub id, folder, `.gguf` file, or a model.
         args ([`RHIOConfig`], *optional*)
         train_dataset (`Dataset`): columns `question`, `documents`, `answer`, `unfaithful` (see [`build_unfaithful`]).
         eval_dataset (`Dataset` or dict of them, *optional*): the same columns.
@@ -103,6 +103,7 @@ class RHIOTrainer(SFTTrainer):
         self._unfaithful_weight = float(args.unfaithful_weight)
         self.length_reports: dict[str, LengthReport] = {}
         self.data_info: dict[str, Any] = {}
+        self._totals: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}  # sum and what it is divided by
         pad_to: Any = args.pad_to_multiple_of
         super().__init__(
             model=model,
@@ -144,7 +145,6 @@ class RHIOTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         own: Any = self.model
-        mode = "train" if own.training else "eval"
         inputs = dict(inputs)
         branches = inputs.pop("branches")
         tokens = real_tokens(inputs["attention_mask"])
@@ -165,33 +165,62 @@ class RHIOTrainer(SFTTrainer):
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-        self._log_parts(mode, sums.detach(), local, outputs, tokens)
+        self._add_to_log(sums.detach(), local, None if num_items_in_batch is None else counts, outputs, tokens)
         return (loss, outputs) if return_outputs else loss
 
-    def _log_parts(
-        self, mode: str, sums: torch.Tensor, counts: torch.Tensor, outputs: Any, tokens: torch.Tensor
+    def _add_to_log(
+        self,
+        sums: torch.Tensor,
+        local: torch.Tensor,
+        counts: torch.Tensor | None,
+        outputs: Any,
+        tokens: torch.Tensor,
     ) -> None:
-        """Add the parts of the loss and TRL's own metrics, over all processes, to the next log."""
+        """Add a batch to the parts of the loss and TRL's own metrics, over all processes, for the next log.
+
+        With the `counts` of its step (in training) a part is the mean over the step's tokens, as in the loss, and the log
+        has the mean of its steps: the logged parts make up the logged loss. Without, and for entropy and accuracy, it is
+        the mean over all tokens.
+        """
+        processes, mode = self.accelerator.num_processes, "train" if self.model.training else "eval"
+        parts = sums if counts is None else sums / counts.clamp(min=1)
+        if counts is not None and not self.args.average_tokens_across_devices:
+            parts = parts / processes  # the counts are of one process
+        others = torch.stack([outputs.entropy.detach().sum(), outputs.is_top1.sum(), tokens])
         # not `gather_for_metrics`, which cuts the last gather of an epoch to the examples that are left
-        gather, metrics = self.accelerator.gather, self._metrics[mode]
-        sums, counts = gather(sums[None]).sum(0), gather(counts[None]).sum(0)
-        for name, total, count in zip(
-            ("loss_faithful", "loss_unfaithful"), sums.tolist(), counts.tolist(), strict=True
+        found = self.accelerator.gather(torch.cat([parts, local, others]).float()[None]).sum(0).tolist()
+        faithful, unfaithful, *answers, entropy, top1, seen = found
+        step = None if counts is None else 1 / self.current_gradient_accumulation_steps
+        for name, value, of in (
+            ("loss_faithful", faithful, step if step and answers[0] else answers[0]),
+            ("loss_unfaithful", unfaithful, step if step and answers[1] else answers[1]),
+            ("entropy", entropy, sum(answers)),
+            ("mean_token_accuracy", top1, sum(answers)),
         ):
-            if count:
-                metrics[name].append(total / count)
-        answers = max(1, int(counts.sum()))
-        metrics["entropy"].append(float(gather(outputs.entropy.detach().sum()).sum()) / answers)
-        metrics["mean_token_accuracy"].append(float(gather(outputs.is_top1.sum()).sum()) / answers)
+            if of:
+                total = self._totals[mode].setdefault(name, [0.0, 0.0])
+                total[0] += value
+                total[1] += of
         if mode == "train":
-            self._total_train_tokens += int(gather(tokens).sum()) // self._tp_size
-        metrics["num_tokens"] = [self._total_train_tokens]
+            self._total_train_tokens += int(seen) // self._tp_size
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        for name, (value, of) in self._totals[mode].items():
+            self._metrics[mode][name] = [value / of]
+        self._totals[mode].clear()
+        super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder: Any = output_dir or self.args.output_dir
-            write_record(folder, training_record(self, "rhio", control_settings(self.processing_class)))
+            write_record(folder, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the run so far (see [`training_record`])."""
+        return training_record(self, "rhio", control_settings(self.processing_class))
 
 
 def _answer_tokens(labels: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:

@@ -191,6 +191,9 @@ def _row(item: Any, place: str, number: str, needs: Sequence[str]) -> Row:
     for name in ("question", *needs):
         if not isinstance(item[name], str) or not item[name].strip():
             raise FaithgenError(f"{place}: {name!r} is not text; give one non-empty string")
+    for name in ("id", "question", "answer", "unfaithful", "instruction"):
+        if isinstance(item.get(name), str) and not _is_utf8(item[name]):
+            raise FaithgenError(f"{place}: {name!r} holds a surrogate, which UTF-8 cannot encode; replace it")
     try:
         documents = as_documents([_without_none(document) for document in _listed(item["documents"])])
     except FaithgenError as error:
@@ -207,6 +210,13 @@ def _row(item: Any, place: str, number: str, needs: Sequence[str]) -> Row:
         instruction,
         dict(made) if isinstance(made, Mapping) else {},
     )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return text.encode("utf-8") is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _listed(documents: Any) -> list[Any]:

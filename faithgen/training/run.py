@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithgen.errors import FaithgenError, MissingExtraError
+from faithgen.prompting import INSTRUCTION
+from faithgen.training.resuming import check_same_run, output_folder
 from faithgen.training.rows import as_dataset, load_split, read_rows
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def train(method: str, arguments: Sequence[str]) -> Path:
     try:
         import datasets  # noqa: F401
         import peft  # noqa: F401
-        import trl
+        import trl  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
     from faithgen.training.arguments import parse_arguments
@@ -46,10 +48,19 @@ def train(method: str, arguments: Sequence[str]) -> Path:
     warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
     trainer_type, config_type = _types(method)
     script, config, model, mixture = parse_arguments(config_type, arguments, f"faithgen train {method}")
-    resume = _check_output(config)
+    with output_folder(config) as resume:
+        return _run(trainer_type, script, config, model, mixture, resume)
+
+
+def _run(trainer_type: Any, script: Any, config: Any, model: Any, mixture: Any, resume: str | None) -> Path:
+    """Load, train and save."""
+    import trl
+
+    from faithgen.training.failures import Started, in_one_line
+
     if model.model_name_or_path is None:
-        raise FaithgenError("model_name_or_path is missing; give default, a hub id, a folder or a .gguf file")
-    pairs = method == "retmask" or bool(config.unfaithful_weight)
+        raise FaithgenError("model_name_or_path is missing; give default-base, a hub id, a folder or a .gguf file")
+    pairs = bool(getattr(config, "unfaithful_weight", True))
     data, info = _datasets(script, mixture, config, ("answer", "unfaithful") if pairs else ("answer",))
     options = {
         "revision": model.model_revision,
@@ -57,17 +68,22 @@ def train(method: str, arguments: Sequence[str]) -> Path:
         "dtype": model.dtype,
     }
     config.model_init_kwargs = {**options, **(config.model_init_kwargs or {})}
-    trainer = trainer_type(
-        model=model.model_name_or_path,
-        args=config,
-        train_dataset=data["train"],
-        eval_dataset=data.get("eval"),
-        quantization_config=trl.get_quantization_config(model),
-        peft_config=trl.get_peft_config(model),
-    )
-    trainer.data_info = info
-    trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(config.output_dir)
+    started = Started()
+    with in_one_line(started, config.output_dir, resume):
+        trainer = trainer_type(
+            model=model.model_name_or_path,
+            args=config,
+            train_dataset=data["train"],
+            eval_dataset=data.get("eval"),
+            callbacks=[started],
+            quantization_config=trl.get_quantization_config(model),
+            peft_config=trl.get_peft_config(model),
+        )
+        trainer.data_info = info
+        if resume is not None:
+            check_same_run(resume, trainer.record())
+        trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model(config.output_dir)
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     _end(trainer)
@@ -95,52 +111,6 @@ def _types(method: str) -> tuple[Any, Any]:
     return getattr(training, f"{name}Trainer"), getattr(training, f"{name}Config")
 
 
-def _check_output(config: Any) -> str | None:
-    """What to resume from; an output folder with something in it is refused unless it is resumed."""
-    folder = Path(config.output_dir)
-    resume = {"true": True, "false": None}.get(
-        str(config.resume_from_checkpoint).lower(), config.resume_from_checkpoint
-    )
-    if folder.exists() and not folder.is_dir():
-        raise FaithgenError(f"output_dir {str(folder)!r} is a file; give a folder")
-    if resume is True:
-        resume = _last_whole_checkpoint(folder)
-        if resume is None:
-            raise FaithgenError(
-                f"output_dir {str(folder)!r} holds no whole checkpoint to resume from; remove it, and leave "
-                "resume_from_checkpoint out"
-            )
-    elif resume is not None:
-        if not Path(resume).is_dir():
-            raise FaithgenError(
-                f"resume_from_checkpoint {resume!r} is no folder; give a checkpoint, or true for the last one"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise FaithgenError(
-            f"output_dir {str(folder)!r} is not empty; add --resume_from_checkpoint true to go on from its last checkpoint, "
-            "or choose another"
-        )
-    config.distributed_state.wait_for_everyone()  # no process may write before all have looked
-    return resume
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.partition("-")[2]
-    return int(number) if number.isdecimal() else -1
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was written to its end: its state is what is written last."""
-    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
 def _datasets(
     script: Any, mixture: Any, config: Any, needs: tuple[str, ...]
 ) -> tuple[dict[str, Dataset], dict[str, Any]]:
@@ -160,9 +130,11 @@ def _datasets(
         raise FaithgenError(
             "dataset_name is missing; give a JSONL file of rows (faithgen data unfaithful) or a data set"
         )
+    if script.dataset_description:
+        info["description"] = script.dataset_description
     if script.eval_dataset_name:
         name, split = script.eval_dataset_name, script.dataset_test_split
-        sources["eval"] = _source(name, script.dataset_config, split)
+        sources["eval"] = _source(name, script.dataset_config, split, "eval_dataset_name")
     if str(getattr(config.eval_strategy, "value", config.eval_strategy)) == "no":
         sources.pop("eval", None)
     elif "eval" not in sources:
@@ -170,6 +142,11 @@ def _datasets(
             "eval_strategy needs rows to evaluate on; give eval_dataset_name, or set eval_strategy: no"
         )
     rows = {name: read_rows(source, needs=needs) for name, source in sources.items()}
+    instructions = {row.instruction for row in rows["train"]}
+    if len(instructions) == 1 and None not in instructions and config.instruction == INSTRUCTION:
+        config.instruction = (
+            instructions.pop()
+        )  # the model's own from now on: the generator takes it from the tokenizer
     return {name: as_dataset(found) for name, found in rows.items()}, info | {"rows": len(rows["train"])}
 
 
@@ -183,14 +160,12 @@ def _mixture(mixture: Any) -> Any:
         raise FaithgenError(f"datasets could not be read ({reason}); check their path and data_files") from error
 
 
-def _source(name: str, config_name: str | None, split: str) -> Any:
-    """The file itself, or a split of a data set on the hub."""
-    return Path(name) if Path(name).is_file() else _rows_of(name, config_name, split)
-
-
-def _rows_of(name: str, config_name: str | None, split: str) -> Any:
+def _source(name: str, config_name: str | None, split: str, key: str = "dataset_name") -> Any:
+    """The file itself, or a split of a data set on the hub; `key` is the setting that names it."""
+    if Path(name).is_file():
+        return Path(name)
     if Path(name).suffix in (".jsonl", ".json"):
-        raise FaithgenError(f"dataset_name: there is no file {name!r}; give a JSONL file of rows or a data set's name")
+        raise FaithgenError(f"{key}: there is no file {name!r}; give a JSONL file of rows or a data set's name")
     return load_split(name, split, config_name)
 
 

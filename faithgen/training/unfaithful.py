@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from faithgen import hf
 from faithgen.errors import FaithgenError
-from faithgen.prompting import FAITHFUL, PromptBuilder
+from faithgen.prompting import FAITHFUL, INSTRUCTION, PromptBuilder
 from faithgen.training.filters import Sample, reason_to_drop
 from faithgen.training.rows import Row, Source, read_rows
 from faithgen.training.sample_files import SampleFiles, Summary
@@ -44,9 +44,9 @@ def build_unfaithful(
 ) -> Summary:
     """Sample an unfaithful answer for every row of a source, and write those that pass the filters.
 
-    `output` gets one row a sample, `{id, question, documents, answer, unfaithful, support, made}`, flushed one by one,
-    longest prompts first. Beside it stand `*.dropped.jsonl`, the samples that were left out with their reason, and
-    `*.summary.json`, the settings and counts.
+    `output` gets one row a sample, `{id, question, documents, answer, unfaithful, support, made}` (and its `instruction`
+    where that is not the default), flushed one by one, longest prompts first. Beside it stand `*.dropped.jsonl`, the
+    samples that were left out with their reason, and `*.summary.json`, the settings and counts.
 
     Args:
         model ([`LoadedModel`], name or path, *optional*):
@@ -80,6 +80,10 @@ def build_unfaithful(
     if batch_size < 1:
         raise FaithgenError(f"batch_size is {batch_size}; give 1 or more")
     rows = read_rows(source, split=split, needs=() if config.own_answers else ("answer",), limit=limit)
+    if (
+        config.instruction != INSTRUCTION
+    ):  # goes with each row, so that it is trained under the prompt it was sampled with
+        rows = [row if row.instruction else replace(row, instruction=config.instruction) for row in rows]
     files = SampleFiles(output, resume)
     judge = load_judge(scorer)
     loaded = load_sampled(model, whole=endpoint is None)
@@ -124,8 +128,8 @@ def _check_sampled(files: SampleFiles, rows: Sequence[Row]) -> None:
             source = {"instruction": row.instruction, **_source_columns(row)}
             if any(item.get(name) != value for name, value in source.items() if name != "answer" or value is not None):
                 raise FaithgenError(
-                    f"{str(path)!r} has a sample of row {row.id} with another question, documents or answer than the input; "
-                    "choose another output"
+                    f"{str(path)!r} has a sample of row {row.id} with another question, instruction, documents or answer "
+                    "than the input; choose another output"
                 )
 
 

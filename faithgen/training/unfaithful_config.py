@@ -30,7 +30,8 @@ class UnfaithfulConfig:
         own_answers (`bool`, *optional*, defaults to `False`):
             Sample the faithful answer, too, from the model as it is (RetMask's chosen answer); that of the row is kept as
             `reference`, and need not be there.
-        instruction (`str`, *optional*): first line of the prompt's user turn.
+        instruction (`str`, *optional*):
+            First line of the prompt's user turn of rows that bring none; written into them if it is not the default.
         keep (`tuple[str, ...]`, *optional*):
             Filters to switch off, of `unfinished`, `equal`, `degenerate`, `no_claim`, `supported`.
         margin (`float`, *optional*, defaults to 0.0): a sample counts as supported from the answer's support minus this.
@@ -59,6 +60,8 @@ class UnfaithfulConfig:
             raise FaithgenError(f"ablation {self.ablation!r} is not one of zero, uniform")
         if self.max_new_tokens < 1:
             raise FaithgenError(f"max_new_tokens is {self.max_new_tokens}; give 1 or more")
+        if not self.instruction.strip():
+            raise FaithgenError("instruction is empty; give one line, or leave it out for the generator's own")
         unknown = sorted(set(self.keep) - set(REASONS[1:]))
         if unknown:
             raise FaithgenError(f"there is no filter {unknown[0]!r}; keep takes {', '.join(REASONS[1:])}")

@@ -1,7 +1,9 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,46 +11,43 @@ pytest.importorskip("trl")
 
 from tests.conftest import ROOT
 
+RECIPE = ROOT / "recipes/rhio/default_cpu.yaml"
+
+
+def command_of(processes):
+    """The command for one process, or for two, as the recipe says it."""
+    start = "# faithgen train rhio " if processes == 1 else "# torchrun "
+    (line,) = (line for line in RECIPE.read_text(encoding="utf-8").splitlines() if line.startswith(start))
+    program, *arguments = shlex.split(line.removeprefix("# "))
+    return [str(Path(sys.executable).with_name(program)), *arguments]
+
 
 def run(folder, output, processes, **changes):
-    """Train through the command line, in this many processes; returns the logs of the steps."""
+    """Train by the recipe's own command, in this many processes, a tiny model; returns the logs of the steps."""
     settings = {
         "model_name_or_path": str(folder),
         "dataset_name": str(output.parent / "rows.jsonl"),
         "output_dir": str(output),
-        "use_cpu": True,
+        "unfaithful_weight": 1.0,
+        "dtype": "float32",
         "bf16": False,
-        "gradient_checkpointing": False,
-        "use_peft": True,
         "lora_r": 4,
-        "lora_dropout": 0.0,
-        "lora_target_modules": "all-linear",
         "max_steps": 4,
         "per_device_train_batch_size": 4 // processes,
+        "gradient_accumulation_steps": 1,
         "learning_rate": 0.01,
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
         "logging_steps": 1,
         "save_strategy": "no",
-        "report_to": "none",
         "disable_tqdm": True,
         **changes,
     }
     arguments = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        arguments += ["--ddp_backend", "gloo"]
-        # `--standalone` takes a free port itself: no other process can take it in between
-        launch += [
-            "torch.distributed.run",
-            "--standalone",
-            "--local_addr=127.0.0.1",
-            f"--nproc_per_node={processes}",
-            "-m",
-        ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launch, "faithgen", "train", "rhio", *arguments],
+        [*command_of(processes), *arguments],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env=environment,

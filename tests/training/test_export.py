@@ -231,6 +231,58 @@ def test_bad_input_is_said_and_nothing_is_left_behind(trained, base, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_damaged_checkpoint_is_said_and_nothing_is_left_behind(copy, tmp_path, merge):
+    record = json.loads((copy / "faithgen_training.json").read_text())
+    damages = [
+        ("tokenizer.json", None, "tokenizer of .* is damaged"),
+        ("tokenizer.json", "{", "tokenizer of .* is damaged"),
+        ("tokenizer.json", "{}", "tokenizer of .* is damaged"),
+        ("tokenizer_config.json", "{", "tokenizer of .* is damaged"),
+        ("tokenizer_config.json", None, "tokenizer of .* is damaged"),
+        ("adapter_config.json", "[]", "adapter .* is damaged"),
+        ("adapter_config.json", "{}", "adapter .* is damaged"),
+        ("adapter_model.safetensors", "x" * 50, "adapter .* is damaged"),
+        ("adapter_model.safetensors", None, "adapter .* is damaged or not there; give a folder"),
+    ]
+    changed = [
+        *({"data": None}, {"data": []}, {"method": "mudaf"}, {"method": []}, {"settings": None}, {"log": 3}),
+        *({"adapter": 1}, {"control": []}, {"steps": None}, {"versions": {}}, {"base": {"name": "x"}}),
+    ]
+    broken = [{**record, **changes} for changes in changed]
+    missing = ("method", "data", "settings", "log", "control")
+    broken += [{name: value for name, value in record.items() if name != key} for key in missing]
+    damages += [("faithgen_training.json", json.dumps(one), "not a training record") for one in broken]
+    damages.append(("faithgen_training.json", json.dumps({**record, "adapter": {"r": 4}}), "record is damaged"))
+    before = sorted(tmp_path.iterdir())
+    for name, text, message in damages:
+        whole = (copy / name).read_bytes()
+        (copy / name).unlink()
+        if text is not None:
+            (copy / name).write_text(text)
+        with pytest.raises(FaithgenError, match=message):
+            export_checkpoint(copy, tmp_path / "out", merge=merge)
+        assert sorted(tmp_path.iterdir()) == before
+        (copy / name).write_bytes(whole)
+    strange = {**record, "data": {"lengths": 3, "samples": [1]}}
+    (copy / "faithgen_training.json").write_text(json.dumps(strange))
+    assert "does not say how they were made" in (export_checkpoint(copy, tmp_path / "out") / "README.md").read_text()
+
+
+def test_a_damaged_whole_model_is_not_blamed_on_its_base(trained, tmp_path):
+    merged = export_checkpoint(trained[0], tmp_path / "merged", merge=True)
+    for name in ("model.safetensors", "config.json"):
+        whole = (merged / name).read_bytes()
+        (merged / name).write_text("{x")
+        with pytest.raises(
+            FaithgenError, match=r"weights or config.json are damaged, give another checkpoint"
+        ) as caught:
+            export_checkpoint(merged, tmp_path / "out")
+        assert "--base" not in str(caught.value)
+        (merged / name).write_bytes(whole)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_that_cannot_be_loaded_is_said(trained, copy, tmp_path):
     settings = json.loads((copy / "adapter_config.json").read_text())
     (copy / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))

@@ -49,6 +49,9 @@ def test_a_recipe_says_its_command_and_is_understood(path, tmp_path):
     assert config.max_length >= 1024
     # only the packaged model's recipe leaves long rows of one's own data out
     assert config.overlong == ("drop" if path.stem == "default_cpu" else "error")
+    if method == "retmask" and model.use_peft:
+        assert config.disable_dropout
+        assert model.lora_dropout == 0  # another value would have no effect
     if method == "rhio":
         assert config.share_prompt
         assert model.attn_implementation in ("sdpa", "eager")

@@ -43,9 +43,10 @@ def test_the_loss_is_the_mean_of_each_branch_over_its_own_answer_tokens(fresh, d
     seen = batch["labels"][:, 1:] != -100
     faithful, unfaithful = nll[:3][seen[:3]].mean(), nll[3:][seen[3:]].mean()
     assert torch.allclose(loss, faithful + 0.5 * unfaithful, atol=1e-5)
-    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    assert metrics["loss_faithful"] == pytest.approx([faithful.item()], abs=1e-5)
-    assert metrics["loss_unfaithful"] == pytest.approx([unfaithful.item()], abs=1e-5)
+    trainer.log({})
+    entry, start = trainer.state.log_history[-1], "" if trainer.model.training else "eval_"
+    assert entry[f"{start}loss_faithful"] == pytest.approx(faithful.item(), abs=1e-5)
+    assert entry[f"{start}loss_unfaithful"] == pytest.approx(unfaithful.item(), abs=1e-5)
 
 
 def test_adapter_training_changes_every_trainable_parameter_and_nothing_else(fresh, dataset, options):
@@ -134,6 +135,44 @@ def test_accumulated_batches_give_the_loss_and_the_step_of_one_batch(fresh, data
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-4)
     for name, parameter in results[0][1].items():
         assert torch.allclose(parameter, results[1][1][name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_logged_parts_make_up_the_logged_loss(fresh, pairs, options, every):
+    """Also where the batches of a step have answers of unequal lengths, and a log has several steps."""
+    pairs[0]["answer"], pairs[1]["unfaithful"] = "It was first lit in 1868. " * 8, "Nobody lit it. " * 12
+    data = as_dataset(read_rows(pairs, needs=("answer", "unfaithful")))
+    changes = {
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 3,
+        "logging_steps": every,
+        "unfaithful_weight": 0.3,
+    }
+    trainer = trainer_of(fresh, data, options, **changes)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(entries) == 3 // every
+    for entry in entries:
+        parts = entry["loss_faithful"] + 0.3 * entry["loss_unfaithful"]
+        assert entry["loss"] == pytest.approx(parts, abs=2e-4)
+
+
+def test_entropy_and_accuracy_are_means_over_all_tokens(fresh, pairs, options):
+    pairs[0]["answer"] = "It was first lit in 1868. " * 8
+    data = as_dataset(read_rows(pairs, needs=("answer", "unfaithful")))
+    trainer = trainer_of(fresh, data, options, peft=False)
+    trainer.model.train()
+    batches = [trainer.data_collator([trainer.train_dataset[i]]) for i in range(4)]
+    for batch in batches:
+        trainer.compute_loss(trainer.model, batch)
+    trainer.log({})
+    apart = trainer.state.log_history[-1]
+    trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[i] for i in range(4)]))
+    trainer.log({})
+    together = trainer.state.log_history[-1]
+    for name in ("loss_faithful", "loss_unfaithful", "entropy", "mean_token_accuracy"):
+        assert apart[name] == pytest.approx(together[name], abs=1e-4), name
 
 
 def test_without_weight_on_unfaithful_answers_it_is_plain_fine_tuning(fresh, pairs, options):

@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,19 @@ def test_samples_depend_on_neither_batch_nor_order(tiny_loaded, pairs, heads, tm
     assert found[0] == found[1]
     longest = lines(tmp_path / "1.jsonl")[0]
     assert len(longest["question"]) == max(len(row["question"]) for row in lines(tmp_path / "1.jsonl"))
+
+
+def test_the_runs_own_instruction_goes_with_its_rows(tiny_loaded, pairs, heads, tmp_path):
+    mixed = [{**pairs[0], "instruction": "Answer at length."}, *pairs[1:]]
+    config = replace(CONFIG, instruction="Be brief.")
+    output = tmp_path / "out.jsonl"
+    for resume in (False, True):
+        build_unfaithful(tiny_loaded, mixed, output, config, heads=heads, scorer=None, resume=resume)
+        rows = lines(output) + lines(tmp_path / "out.dropped.jsonl")
+        found = {row["id"]: row["instruction"] for row in rows}
+        assert found == {"0": "Answer at length.", "1": "Be brief.", "2": "Be brief.", "3": "Be brief."}
+    with pytest.raises(FaithgenError, match="instruction is empty; give one line"):
+        replace(CONFIG, instruction=" ")
 
 
 def test_rows_with_an_instruction_are_asked_with_it(tiny_loaded, pairs, heads, tmp_path, monkeypatch):
