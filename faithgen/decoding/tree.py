@@ -13,8 +13,8 @@ import torch
 from faithgen import hf
 from faithgen.decoding.branches import Branches, BranchModel, PairPrompt, common_prefix
 
-_UNFAITHFUL, _FAITHFUL = 0, 1
-"""Order of the two queries of a question: the faithful one is last, where attention is read."""
+_UNFAITHFUL = 0
+"""Place of the unfaithful one of a question's two queries: the faithful one is last, where attention is read."""
 
 
 def can_branch(through: BranchModel, prompt: PairPrompt) -> bool:
@@ -77,5 +77,5 @@ class TreeBranches(Branches):
             )
         self.lengths = self.lengths + width // 2
         self.seen = torch.cat([self.seen, own.expand(count, -1, -1)], dim=-1)
-        self.logits = output.logits[:, [_FAITHFUL, _UNFAITHFUL]]
+        self.logits = output.logits.flip(1)  # the faithful branch's first
         self.attention = None if capture is None else capture.result().mean(1)

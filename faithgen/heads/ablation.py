@@ -17,6 +17,7 @@ from torch import nn
 from faithgen import hf
 from faithgen.errors import FaithgenError
 from faithgen.heads.head_set import Head, by_layer, check_range
+from faithgen.heads.indices import indices
 
 if TYPE_CHECKING:
     from faithgen.models import LoadedModel
@@ -73,19 +74,15 @@ def mask_heads(
 
 
 def _zero(heads: list[int], width: int, rows: Sequence[int] | None, queries: slice | None):
-    columns = torch.cat([torch.arange(head * width, (head + 1) * width) for head in heads])
-    chosen = None if rows is None else torch.tensor(list(rows), dtype=torch.long)
-
     def hook(module, arguments):
-        nonlocal columns, chosen
         states = arguments[0].clone()
-        columns = columns.to(states.device)
+        columns = indices(heads, states.device, width)
         part = states if queries is None else states[:, queries]  # a view
-        if chosen is None:
-            part[..., columns] = 0
+        nothing = states.new_zeros(())  # on its device, not from the host
+        if rows is None:
+            part[..., columns] = nothing
         else:
-            chosen = chosen.to(states.device)
-            part[chosen[:, None], ..., columns] = 0
+            part[indices(rows, states.device)[:, None], ..., columns] = nothing
         return (states, *arguments[1:])
 
     return hook
@@ -94,9 +91,9 @@ def _zero(heads: list[int], width: int, rows: Sequence[int] | None, queries: sli
 def _uniform(heads: list[int], rows: Sequence[int] | None, queries: slice | None):
     def attention(module, query, key, value, attention_mask, *, delegate, **kwargs):
         query = query.clone()
-        chosen = range(query.shape[0]) if rows is None else rows
+        chosen = indices(range(query.shape[0]) if rows is None else rows, query.device)
         part = query if queries is None else query[:, :, queries]  # a view
-        part[torch.tensor(list(chosen))[:, None], torch.tensor(heads)] = 0
+        part[chosen[:, None], indices(heads, query.device)] = query.new_zeros(())
         return delegate(module, query, key, value, attention_mask, **kwargs)
 
     return attention

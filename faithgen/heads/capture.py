@@ -16,6 +16,7 @@ from torch import nn
 
 from faithgen import hf
 from faithgen.heads.head_set import Head, by_layer
+from faithgen.heads.indices import indices
 
 Keep = Literal["rows", "tokens", "documents"]
 
@@ -120,7 +121,7 @@ class AttentionCapture:
     @torch.no_grad()
     def _read(self, layer: int, module: nn.Module, query, key, attention_mask, kwargs: dict[str, Any]) -> None:
         index, present = self._query_index(query, key, kwargs.get("position_ids"))
-        if not present.any():
+        if self.rows is not None and not present.any():  # the last query is always there: no look, no wait for a GPU
             return
         weights = attention_weights(module, query, key, attention_mask, self._by_layer[layer], index, **kwargs)
         weights = weights.masked_fill(~present[:, None, :, None], 0.0)
@@ -195,13 +196,14 @@ def attention_weights(
     """
     group = query.shape[1] // key.shape[1]
     rows = index[:, None, :, None].expand(-1, len(heads), -1, query.shape[-1])
-    chosen = query[:, heads].gather(2, rows).float()
+    asked = indices(heads, query.device)
+    chosen = query[:, asked].gather(2, rows).float()
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    scores = chosen @ key[:, [head // group for head in heads]].float().mT * scale
+    scores = chosen @ key[:, indices((head // group for head in heads), key.device)].float().mT * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores + hf.visible(attention_mask, index, key.shape[2], query.shape[2], sliding_window)
     if s_aux is not None:
-        sinks = s_aux[list(heads)].float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        sinks = s_aux[asked].float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
     return scores.softmax(-1).nan_to_num(0.0)
