@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=int, help="Keep exactly so many of the 20 documents; else the filter's default."
     )
-    parser.add_argument("--kept-mib", type=int, default=FilterConfig.kept_bytes >> 20, help="For the second question.")
+    parser.add_argument("--kept-mib", type=int, help="For the second question; else the default.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--questions", type=int, default=0, help="Time a batch of so many questions instead.")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -119,10 +119,11 @@ def main() -> None:
     loaded, *heads = load(options.model, options.shape)
     generator = FaithfulGenerator(loaded, *heads, compiled=options.compiled)
     generator._ends = frozenset()  # every answer has the same length
-    filtering = FilterConfig(kept_bytes=options.kept_mib << 20)
+    kept_bytes = None if options.kept_mib is None else options.kept_mib << 20
+    filtering = FilterConfig(kept_bytes=kept_bytes)
     if options.keep:
         top_m = max(filtering.top_m, options.keep)
-        filtering = FilterConfig(kept_bytes=options.kept_mib << 20, keep=options.keep, mass=None, top_m=top_m)
+        filtering = FilterConfig(kept_bytes=kept_bytes, keep=options.keep, mass=None, top_m=top_m)
     setting = {
         "model": loaded.model_id,
         "tokens": options.tokens,

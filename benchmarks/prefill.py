@@ -166,12 +166,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--heads", type=int, help="So many scoring heads, down to --depth; else those of the default.")
     parser.add_argument("--depth", type=float, default=DEPTH, help="Share of the layers that --heads reads.")
-    parser.add_argument("--kept-mib", type=int, default=FilterConfig.kept_bytes >> 20, help="For the second question.")
+    parser.add_argument("--kept-mib", type=int, help="For the second question; else the default.")
     parser.add_argument("--no-eager", action="store_true", help="Leave out eager attention, its time and its memory.")
     options = parser.parse_args()
     loaded, scoring, _ = load(options.model, options.shape)
     model = loaded.model
-    config = FilterConfig(kept_bytes=options.kept_mib << 20)
+    config = FilterConfig(kept_bytes=None if options.kept_mib is None else options.kept_mib << 20)
     heads = config.scoring_heads(scoring)
     if options.heads:
         heads = heads_to_depth(scoring, options.heads, options.depth)
