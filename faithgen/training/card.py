@@ -102,13 +102,13 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
     made = _object(samples.get("settings"))
     base = record["base"]["name"]
     log = {key: round(value, 4) for key, value in (record["log"] or {}).items() if isinstance(value, float)}
-    values = dict(
-        name=name,
-        record=record,
-        merged=merged,
-        base_model=base if base.count("/") == 1 and not base.startswith(("/", ".")) else None,
-        paper=_PAPERS[record["method"]],
-        data=_table(
+    values = {
+        "name": name,
+        "record": record,
+        "merged": merged,
+        "base_model": base if base.count("/") == 1 and not base.startswith(("/", ".")) else None,
+        "paper": _PAPERS[record["method"]],
+        "data": _table(
             {
                 "description": data.get("description"),
                 "source": data.get("source"),
@@ -117,7 +117,7 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
                 **lengths,
             }
         ),
-        heads=_table(
+        "heads": _table(
             {
                 "head set": made.get("head_set"),
                 "masked heads": made.get("masked_heads"),
@@ -129,11 +129,13 @@ def model_card(name: str, record: dict[str, Any], *, merged: bool, results: str 
                 "dropped": samples.get("dropped"),
             }
         ),
-        settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(record["settings"].items())],
-        log=", ".join(f"{key} {value}" for key, value in log.items()),
-        versions=", ".join(f"{key} {value}" for key, value in record["versions"].items()),
-        results=None if results is None else _results(Path(results)),
-    )
+        "settings": [
+            (key, json.dumps(value, ensure_ascii=False)) for key, value in sorted(record["settings"].items())
+        ],
+        "log": ", ".join(f"{key} {value}" for key, value in log.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in record["versions"].items()),
+        "results": None if results is None else _results(Path(results)),
+    }
     try:
         return environment.from_string(_TEMPLATE).render(values)
     except (jinja2.TemplateError, TypeError) as error:
