@@ -89,7 +89,7 @@ def export_checkpoint(
             _load_merged(source, tokenizer, trained, base, dtype).save_pretrained(temporary)
         else:
             _load(
-                str(source), dtype, "its weights or config.json are damaged, give another checkpoint"
+                str(source), dtype, "its weights or config.json are damaged, give another checkpoint of the run"
             ).save_pretrained(temporary)
         if alpha is not None:
             tokenizer.init_kwargs[CONTROL_MARK]["alpha"] = alpha
@@ -177,7 +177,7 @@ def _tokenizer(source: Path, record: dict[str, Any]) -> Any:
     except Exception as error:  # `tokenizers` raises nothing more exact for a file of another kind
         reason = " ".join(str(error).split())[:200]
         raise FaithgenError(
-            f"the tokenizer of {str(source)!r} is damaged or not there ({reason}); copy tokenizer.json and "
-            "tokenizer_config.json from another checkpoint of the run"
+            f"the tokenizer of {str(source)!r} is damaged or not there ({reason}); give another checkpoint of the run, or "
+            "copy the file from one"
         ) from error
     return tokenizer

@@ -156,34 +156,32 @@ def check_same_run(checkpoint: str, record: dict[str, Any]) -> None:
 def _compared(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Keys that the user can set, with their values in both records."""
     yield "method", before["method"], now["method"]
-    yield "model_name_or_path", *(f"{r['base']['model_id']} {r['base']['revision']}".strip() for r in (before, now))
-    data = (before["data"], now["data"])
-    yield "dataset_name", *map(_data_name, _named_alike(*data))
-    yield "rows", *(d.get("rows") for d in data)
-    adapters = (before["adapter"], now["adapter"])
-    yield "use_peft", *(bool(adapter) for adapter in adapters)
-    if all(adapters):
-        for name in adapters[0]:
-            if name in adapters[1]:
-                key = name if name.startswith(("lora_", "use_")) else f"lora_{name}"
-                yield key, *(adapter[name] for adapter in adapters)
-    settings = (before["settings"], now["settings"])
+    yield "model_name_or_path", _model_name(before["base"]), _model_name(now["base"])
+    then, this = before["data"], now["data"]
+    if then.get("sha256") is None or then.get("sha256") != this.get(
+        "sha256"
+    ):  # else it is the same file, whatever its name
+        yield "dataset_name", _data_name(then), _data_name(this)
+    yield "rows", then.get("rows"), this.get("rows")
+    then, this = before["adapter"], now["adapter"]
+    yield "use_peft", bool(then), bool(this)
+    for name in then or ():
+        if name in (this or ()):
+            yield name if name.startswith(("lora_", "use_")) else f"lora_{name}", then[name], this[name]
     for key in SETTINGS:
-        yield key, *(chosen.get(key, "(the default)") for chosen in settings)
+        yield key, before["settings"].get(key, "(the default)"), now["settings"].get(key, "(the default)")
     if "rows_per_step" in before:
         key = "per_device_train_batch_size * gradient_accumulation_steps * processes"
         yield key, before["rows_per_step"], now["rows_per_step"]
 
 
+def _model_name(base: dict[str, Any]) -> str:
+    return f"{base['model_id']} {base['revision']}".strip()
+
+
 def _data_name(data: dict[str, Any]) -> str:
     checksum = data.get("sha256")
     return f"{data.get('source')} (sha256 {checksum[:12]})" if checksum else str(data.get("source"))
-
-
-def _named_alike(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same file under another name is the same data."""
-    same = before.get("sha256") is not None and before.get("sha256") == now.get("sha256")
-    return (before, {**now, "source": before.get("source")}) if same else (before, now)
 
 
 def _is_whole(path: Path) -> bool:

@@ -182,7 +182,7 @@ class RHIOTrainer(SFTTrainer):
         has the mean of its steps: the logged parts make up the logged loss. Without, and for entropy and accuracy, it is
         the mean over all tokens.
         """
-        processes, mode = self.accelerator.num_processes, "train" if self.model.training else "eval"
+        processes, mode = self.accelerator.num_processes, self._mode()
         parts = sums if counts is None else sums / counts.clamp(min=1)
         if counts is not None and not self.args.average_tokens_across_devices:
             parts = parts / processes  # the counts are of one process
@@ -206,11 +206,15 @@ class RHIOTrainer(SFTTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
+        mode = self._mode()
         for name, (value, of) in self._totals[mode].items():
             self._metrics[mode][name] = [value / of]
         self._totals[mode].clear()
         super().log(logs, start_time)
+
+    def _mode(self) -> str:
+        own: Any = self.model
+        return "train" if own.training else "eval"
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

@@ -45,8 +45,8 @@ def build_unfaithful(
     """Sample an unfaithful answer for every row of a source, and write those that pass the filters.
 
     `output` gets one row a sample, `{id, question, documents, answer, unfaithful, support, made}` (and its `instruction`
-    where that is not the default), flushed one by one, longest prompts first. Beside it stand `*.dropped.jsonl`, the
-    samples that were left out with their reason, and `*.summary.json`, the settings and counts.
+    where that is not the default), flushed one by one, longest prompts first. Beside it stand `*.dropped.jsonl`, the samples
+    that were left out with their reason, and `*.summary.json`, the settings and counts.
 
     Args:
         model ([`LoadedModel`], name or path, *optional*):
@@ -128,8 +128,8 @@ def _check_sampled(files: SampleFiles, rows: Sequence[Row]) -> None:
             source = {"instruction": row.instruction, **_source_columns(row)}
             if any(item.get(name) != value for name, value in source.items() if name != "answer" or value is not None):
                 raise FaithgenError(
-                    f"{str(path)!r} has a sample of row {row.id} with another question, instruction, documents or answer "
-                    "than the input; choose another output"
+                    f"{str(path)!r} has a sample of row {row.id} with another question, documents, answer or "
+                    "instruction than the input; choose another output"
                 )
 
 

@@ -204,7 +204,7 @@ def test_a_run_goes_on_only_as_it_began(run, recipe, rows, tmp_path):
     assert json.loads((place / "faithgen_training.json").read_text())["steps"] == 5
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, recipe, tiny_folder, tmp_path):
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, recipe, tiny_folder, tmp_path, caplog):
     assert run("train", "rhio", "--config", recipe)[0] == 0
     place = tmp_path / "run" / "checkpoint-4"
     whole = {path.name: path.read_bytes() for path in place.iterdir()}
@@ -218,7 +218,6 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, 
         ("scheduler.pt", b"x", "scheduler.pt is damaged"),
         ("rng_state.pth", b"", "rng_state.pth is damaged"),
         ("faithgen_training.json", b"{}", "not a training record"),
-        ("adapter_config.json", b"[]", "training cannot go on from"),
     ):
         (place / name).unlink()
         if data is not None:
@@ -231,7 +230,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_otherwise(run, 
     (place / "optimizer.pt").write_bytes(b"x")
     code, _, err = run("train", "rhio", "--config", recipe, "--resume_from_checkpoint", "true")
     assert code == 0, err
-    assert f"{place} is passed over: optimizer.pt is damaged" in err
+    assert f"{place} is passed over: optimizer.pt is damaged" in caplog.text
 
 
 def test_the_instruction_of_all_rows_is_the_models(run, recipe, rows, tmp_path):

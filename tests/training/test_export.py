@@ -245,14 +245,13 @@ def test_a_damaged_checkpoint_is_said_and_nothing_is_left_behind(copy, tmp_path,
         ("adapter_model.safetensors", "x" * 50, "adapter .* is damaged"),
         ("adapter_model.safetensors", None, "adapter .* is damaged or not there; give a folder"),
     ]
-    changed = [
-        *({"data": None}, {"data": []}, {"method": "mudaf"}, {"method": []}, {"settings": None}, {"log": 3}),
-        *({"adapter": 1}, {"control": []}, {"steps": None}, {"versions": {}}, {"base": {"name": "x"}}),
+    records = [
+        *({**record, **changes} for changes in ({"data": None}, {"data": []}, {"method": "mudaf"}, {"method": []})),
+        *({**record, **changes} for changes in ({"settings": None}, {"log": 3}, {"adapter": 1}, {"control": []})),
+        *({**record, **changes} for changes in ({"steps": None}, {"versions": {}}, {"base": {"name": "x"}})),
+        *({k: v for k, v in record.items() if k != key} for key in ("method", "data", "settings", "log", "control")),
     ]
-    broken = [{**record, **changes} for changes in changed]
-    missing = ("method", "data", "settings", "log", "control")
-    broken += [{name: value for name, value in record.items() if name != key} for key in missing]
-    damages += [("faithgen_training.json", json.dumps(one), "not a training record") for one in broken]
+    damages += [("faithgen_training.json", json.dumps(damaged), "not a training record") for damaged in records]
     damages.append(("faithgen_training.json", json.dumps({**record, "adapter": {"r": 4}}), "record is damaged"))
     before = sorted(tmp_path.iterdir())
     for name, text, message in damages:
@@ -271,12 +270,13 @@ def test_a_damaged_checkpoint_is_said_and_nothing_is_left_behind(copy, tmp_path,
 
 def test_a_damaged_whole_model_is_not_blamed_on_its_base(trained, tmp_path):
     merged = export_checkpoint(trained[0], tmp_path / "merged", merge=True)
-    for name in ("model.safetensors", "config.json"):
+    for name, message in (
+        ("model.safetensors", "its weights or config.json are damaged"),
+        ("config.json", "config.json"),
+    ):
         whole = (merged / name).read_bytes()
         (merged / name).write_text("{x")
-        with pytest.raises(
-            FaithgenError, match=r"weights or config.json are damaged, give another checkpoint"
-        ) as caught:
+        with pytest.raises(FaithgenError, match=f"{message}.* give another checkpoint of the run") as caught:
             export_checkpoint(merged, tmp_path / "out")
         assert "--base" not in str(caught.value)
         (merged / name).write_bytes(whole)
