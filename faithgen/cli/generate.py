@@ -41,7 +41,7 @@ def generate(
     contrast_method: Annotated[
         str,
         typer.Option(
-            help=f"Weight of the contrast: {completion.either(*completion.CONTRASTS)}.",
+            help=f"{completion.either(*completion.CONTRASTS)}.",
             autocompletion=completion.one_of(*completion.CONTRASTS),
         ),
     ] = "rhio",
