@@ -105,14 +105,15 @@ def load_model(
     chosen_device = default_device() if device == "auto" else device
     if chosen_device.startswith("cuda") and default_device() != "cuda":
         raise FaithgenError(f"device {device!r} is not available on this machine; use cpu")
-    model, tokenizer = _from_pretrained(
-        target,
-        str(name or DEFAULT_MODEL),
-        arguments,
-        resolve_dtype(dtype, chosen_device),
-        chosen_device,
-        attn_implementation,
-    )
+    with hf.collector_at_rest():
+        model, tokenizer = _from_pretrained(
+            target,
+            str(name or DEFAULT_MODEL),
+            arguments,
+            resolve_dtype(dtype, chosen_device),
+            chosen_device,
+            attn_implementation,
+        )
     return LoadedModel(model, tokenizer, model_id, found_revision or hub_commit(target, revision))
 
 

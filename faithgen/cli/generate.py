@@ -84,8 +84,6 @@ def generate(
     device: options.Device = "auto",
 ) -> None:
     """Answer a question from documents, and show which were used and where the answer is shaky."""
-    if format not in ("text", "json"):
-        raise FaithgenError(f"format {format!r} is not text or json")
     if (question is None) == (input is None):
         raise FaithgenError("give a question, or --input with a file of them (not both)")
     if input is None and (output is not None or resume):

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from faithgen.heads.head_set import HeadSet
     from faithgen.models import LoadedModel
 
+
+def check_format(format: str) -> str:
+    """`--format` itself, if it is one."""
+    if format not in completion.FORMATS:
+        raise FaithgenError(f"format {format!r} is not {' or '.join(completion.FORMATS)}")
+    return format
+
+
 Documents = Annotated[
     str | None,
     typer.Option("--documents", "-d", help="File (.jsonl .json .csv .txt .md .html .pdf), folder, or - for stdin."),
@@ -49,7 +57,10 @@ Device = Annotated[
         "--device", help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.one_of(*completion.DEVICES)
     ),
 ]
-Format = Annotated[str, typer.Option(help="text or json.", autocompletion=completion.one_of(*completion.FORMATS))]
+Format = Annotated[
+    str,
+    typer.Option(help="text or json.", callback=check_format, autocompletion=completion.one_of(*completion.FORMATS)),
+]
 Calibrate = Annotated[
     bool | None,
     typer.Option("--calibrate/--no-calibrate", help="Subtract the attention a content-free question gives."),

@@ -28,8 +28,6 @@ def rank(
     device: options.Device = "auto",
 ) -> None:
     """Rank documents for a question, best first."""
-    if format not in ("text", "json"):
-        raise FaithgenError(f"format {format!r} is not text or json")
     if not question.strip():
         raise FaithgenError("the question is empty; ask something")
     if plot is not None:

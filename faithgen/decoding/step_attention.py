@@ -35,8 +35,8 @@ def step_attention(module, query, key, value, attention_mask, *, delegate, scali
     groups, keys = key.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
     grouped = query.reshape(batch, groups, heads // groups * count, width)  # all that read one KV head
-    half = _device(query) == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
-    scores = _half_product(grouped, key.mT) * scale if half else (grouped.float() * scale) @ key.float().mT
+    half = reads_half(query)
+    scores = product(grouped, key.mT) * scale if half else (grouped.float() * scale) @ key.float().mT
     if attention_mask is not None:
         seen = attention_mask[:, :, None, :, :keys]
         scores = scores.view(batch, groups, heads // groups, count, keys)
@@ -51,8 +51,13 @@ def _device(states: torch.Tensor) -> str:
     return states.device.type
 
 
-def _half_product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Matrix products of half precision in fp32; no copy of the inputs in fp32 (a GPU can)."""
+def reads_half(states: torch.Tensor) -> bool:
+    """Whether [`product`] can read these as they lie: half precision on a GPU."""
+    return _device(states) == "cuda" and states.dtype in (torch.bfloat16, torch.float16)
+
+
+def product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Matrix products `[B, G, N, D]` x `[B, G, D, S]` of half precision in fp32, without a copy of the inputs in fp32."""
     product = torch.bmm(first.flatten(0, 1), second.flatten(0, 1), out_dtype=torch.float32)
     return product.unflatten(0, first.shape[:2])
 

@@ -251,15 +251,6 @@ def takes_any_mask(model: Any) -> bool:
     )
 
 
-def compiles(model: Any) -> bool:
-    """Whether our own written-out attention does what every layer does: [`takes_any_mask`], no capped logits, no sinks."""
-    config = text_config(model)
-    return takes_any_mask(model) and not (
-        getattr(config, "attn_logit_softcapping", None)
-        or hasattr(next(iter(attention_modules(model).values())), "sinks")
-    )
-
-
 def ready_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
     """What may be seen (`torch.BoolTensor` of shape `[B, 1, Q, S]`) as the attention in use takes it: bool for sdpa, added
     to the logits for eager. See [`takes_any_mask`]."""

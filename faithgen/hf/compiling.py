@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from faithgen.hf import attention
-from faithgen.hf.shape import device_of
+from faithgen.hf.attention import takes_any_mask
+from faithgen.hf.shape import attention_modules, device_of, text_config
 
 
 def compiles(model: Any) -> bool:
@@ -19,7 +19,7 @@ def compiles(model: Any) -> bool:
 
     It does not for a model:
 
-    - whose layers do more than our written-out attention (see [`faithgen.hf.attention.compiles`]);
+    - whose layers do more than our written-out attention: windows ([`takes_any_mask`]), capped logits, sinks;
     - with rotary embeddings that choose their code by the positions: type `"dynamic"`, and `"longrope"` in transformers
       before 5.21;
     - that lies on several devices, or whose weights come and go (accelerate's hooks): a table is on one device;
@@ -28,7 +28,12 @@ def compiles(model: Any) -> bool:
     """
     if device_of(model).type == "cuda" and torch.__version__ < "2.13":  # compares versions, not strings
         return False
-    return attention.compiles(model) and not _is_spread(model) and not any(map(_looks_at_positions, _ropes(model)))
+    return _is_written_out(model) and not _is_spread(model) and not any(map(_looks_at_positions, _ropes(model)))
+
+
+def _is_written_out(model: Any) -> bool:
+    capped = getattr(text_config(model), "attn_logit_softcapping", None)
+    return takes_any_mask(model) and not capped and not hasattr(next(iter(attention_modules(model).values())), "sinks")
 
 
 def _is_spread(model: nn.Module) -> bool:

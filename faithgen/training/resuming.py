@@ -158,9 +158,8 @@ def _compared(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str
     yield "method", before["method"], now["method"]
     yield "model_name_or_path", _model_name(before["base"]), _model_name(now["base"])
     then, this = before["data"], now["data"]
-    if then.get("sha256") is None or then.get("sha256") != this.get(
-        "sha256"
-    ):  # else it is the same file, whatever its name
+    same_file = then.get("sha256") is not None and then.get("sha256") == this.get("sha256")
+    if not same_file:  # which may have another name
         yield "dataset_name", _data_name(then), _data_name(this)
     yield "rows", then.get("rows"), this.get("rows")
     then, this = before["adapter"], now["adapter"]

@@ -144,9 +144,8 @@ def _datasets(
     rows = {name: read_rows(source, needs=needs) for name, source in sources.items()}
     instructions = {row.instruction for row in rows["train"]}
     if len(instructions) == 1 and None not in instructions and config.instruction == INSTRUCTION:
-        config.instruction = (
-            instructions.pop()
-        )  # the model's own from now on: the generator takes it from the tokenizer
+        # the model's own from now on: the generator takes it from the tokenizer
+        config.instruction = instructions.pop()
     return {name: as_dataset(found) for name, found in rows.items()}, info | {"rows": len(rows["train"])}
 
 

@@ -80,9 +80,8 @@ def build_unfaithful(
     if batch_size < 1:
         raise FaithgenError(f"batch_size is {batch_size}; give 1 or more")
     rows = read_rows(source, split=split, needs=() if config.own_answers else ("answer",), limit=limit)
-    if (
-        config.instruction != INSTRUCTION
-    ):  # goes with each row, so that it is trained under the prompt it was sampled with
+    if config.instruction != INSTRUCTION:
+        # goes with each row, so that it is trained under the prompt it was sampled with
         rows = [row if row.instruction else replace(row, instruction=config.instruction) for row in rows]
     files = SampleFiles(output, resume)
     judge = load_judge(scorer)

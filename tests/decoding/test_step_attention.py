@@ -126,7 +126,7 @@ def gpu(monkeypatch):
         return first.float() @ second.float()
 
     monkeypatch.setattr(step_attention_module, "_device", lambda states: "cuda")
-    monkeypatch.setattr(step_attention_module, "_half_product", product)
+    monkeypatch.setattr(step_attention_module, "product", product)
     return made
 
 
@@ -161,7 +161,7 @@ def test_a_gpus_product_takes_half_precision_and_gives_fp32():
     first, second = (
         torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in [(3, 2, 6, 8), (3, 2, 20, 8)]
     )
-    product = step_attention_module._half_product(first, second[:, :, :11].mT)
+    product = step_attention_module.product(first, second[:, :, :11].mT)
     assert (product.shape, product.dtype) == ((3, 2, 6, 11), torch.float32)
 
 
