@@ -17,6 +17,8 @@ import torch
 
 from faithgen import hf
 from faithgen.decoding.branches import Branches
+from faithgen.decoding.few_rows import inductor_for_few_rows
+from faithgen.decoding.step_attention import product, reads_half
 from faithgen.heads.head_set import by_layer
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, table: Ta
         query = query * kept
     scale = width**-0.5 if scaling is None else scaling
     grouped = (query * scale).reshape(rows, groups, heads // groups * count, width)
-    scores = _product(grouped, key.mT).view(rows, heads, count, -1)
+    scores = product(grouped, key.mT) if reads_half(key) else grouped.float() @ key.mT.float()
+    scores = scores.view(rows, heads, count, -1)
     weights = scores.masked_fill(~attention_mask, -torch.inf).softmax(-1)
     watched = table.watched.get(module.layer_idx)
     if watched is not None:
@@ -103,14 +106,6 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, table: Ta
     if kept is not None and not table.uniform:
         output = output * kept
     return output.transpose(1, 2), None
-
-
-def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Matrix products in fp32; the inputs are read as they are where the device can."""
-    if first.device.type != "cuda" or first.dtype == torch.float32:
-        return first.float() @ second.float()
-    batch = first.shape[:-2]
-    return torch.bmm(first.flatten(0, -3), second.flatten(0, -3), out_dtype=torch.float32).unflatten(0, batch)
 
 
 def step(model: Any, table: Table, ids: torch.Tensor) -> torch.Tensor:
@@ -335,4 +330,5 @@ def _compiled(device: torch.device) -> Any:
     """[`step`], compiled for one table at its first call. A copy of its code: PyTorch counts recompilations by code, and
     gives up after eight."""
     own = types.FunctionType(step.__code__.replace(), step.__globals__)
-    return torch.compile(own, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False, fullgraph=True)
+    ways: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead"}, "cpu": {"backend": inductor_for_few_rows}}
+    return torch.compile(own, **ways.get(device.type, {}), dynamic=False, fullgraph=True)
