@@ -78,6 +78,7 @@ def main() -> None:
         "tree in 4 slots": {"branches": "tree", "slots": 4},
     }
     if options.compiled:
+        ways["compiled"] = {"compiled": True}
         ways["compiled in 4 slots"] = {"compiled": True, "slots": 4}
     expected = [formula(model, ids, heads, contrast, options.new) for ids in progress(prompts)]
     figures = {}

@@ -14,6 +14,7 @@ from faithgen.adapters import TRAINING_RECORD, base_of, is_adapter, merge_adapte
 from faithgen.default_model import DEFAULT_BASE, DEFAULT_MODEL, packaged_model, trained_default
 from faithgen.errors import FaithgenError
 from faithgen.gguf import converted_gguf, gguf_revision
+from faithgen.machine import bound_threads
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,9 @@ def load_model(
         revision (`str`, *optional*): Hub revision; ignored for local files.
         dtype (`str`, *optional*, defaults to `"auto"`):
             `"auto"` is bfloat16 where the GPU or the CPU (AMX, avx512_bf16) computes in it, else float32.
-        device (`str`, *optional*, defaults to `"auto"`): `"auto"` is `"cuda"` where there is one, else `"cpu"`.
+        device (`str`, *optional*, defaults to `"auto"`):
+            `"auto"` is `"cuda"` where there is one, else `"cpu"`. On a CPU, torch gets no more threads than the processors
+            that a container's quota grants, unless `OMP_NUM_THREADS` is set.
         attn_implementation (`str`, *optional*): as in transformers; its own default otherwise.
         trust_remote_code (`bool`, *optional*, defaults to `False`): run code that a hub repository ships.
 
@@ -105,6 +108,8 @@ def load_model(
     chosen_device = default_device() if device == "auto" else device
     if chosen_device.startswith("cuda") and default_device() != "cuda":
         raise FaithgenError(f"device {device!r} is not available on this machine; use cpu")
+    if chosen_device == "cpu":
+        bound_threads()
     with hf.collector_at_rest():
         model, tokenizer = _from_pretrained(
             target,

@@ -20,6 +20,7 @@ from faithgen.cli import options
 from faithgen.cli.console import note, safe, stdout
 from faithgen.default_model import DEFAULT_BASE
 from faithgen.errors import FaithgenError
+from faithgen.machine import cpu_threads, usable_cpus
 
 READ_BY_US = {
     "FAITHGEN_CACHE": "folder of converted models and detected heads",
@@ -161,10 +162,10 @@ def _fits(version: str, needs: str) -> bool:
 def _device(problems: list[str], warnings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What there is to compute on, and the dtype that `auto` takes there and why."""
     try:
-        import torch
-
-        from faithgen import hf
+        from faithgen import hf  # before torch: imports it faster
         from faithgen.models import default_device, resolve_dtype
+
+        import torch  # isort: skip
     except (ImportError, OSError, RuntimeError) as error:  # a torch whose libraries do not load raises any of these
         reason = " ".join(str(error).split())[:200]
         problems.append(
@@ -193,8 +194,8 @@ def _device(problems: list[str], warnings: list[str]) -> tuple[dict[str, Any], d
     found = {
         "auto": device,
         "cpu": _cpu(),
-        "cores": _cores(),
-        "threads": torch.get_num_threads(),
+        "cores": usable_cpus(),
+        "threads": cpu_threads(),
         "bf16_features": features,
         "cuda": gpus,
         "cuda_build": torch.version.cuda,
@@ -209,11 +210,6 @@ def _cpu() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- cache, default model and its heads -------------------------------------------------------------------------------
@@ -303,7 +299,7 @@ def _sections(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     if device:
         bf16 = ", ".join(device["bf16_features"]) or "none"
         lines = [f"{device['auto']} (what auto takes)"]
-        lines += [f"CPU: {device['cpu']}, {device['cores']} cores, {device['threads']} threads; bfloat16 by: {bf16}"]
+        lines += [f"CPU: {device['cpu']}, {device['cores']:g} cores, {device['threads']} threads; bfloat16 by: {bf16}"]
         lines += [f"CUDA: {gpu['name']}, {gpu['memory_gib']} GiB" for gpu in device["cuda"]] or ["CUDA: none"]
         yield "device", [*lines, f"MPS: {'yes, with --device mps' if device['mps'] else 'none'}"]
         yield "dtype", [f"{found['dtype']['auto']} (what auto takes): {found['dtype']['because']}"]

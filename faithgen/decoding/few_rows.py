@@ -45,8 +45,12 @@ def dot_products(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     Args:
         states (`torch.Tensor` of shape `[..., in]`), weight (`torch.Tensor` of shape `[out, in]`), bias (`[out]`)
     """
+    flat = states.flatten(0, -2).contiguous()
+    count, width = flat.shape
+    # By strides: Inductor then keeps the states in memory and does not compute the norm before them anew for each output.
+    rows = [flat.as_strided((width,), (1,), row * width).float() for row in range(count)]
     read = weight.float()
-    output = torch.stack([(row.float() * read).sum(-1) for row in states.flatten(0, -2)])
+    output = torch.stack([(row * read).sum(-1) for row in rows])
     if bias is not None:
         output = output + bias
     return output.to(states.dtype).view(*states.shape[:-1], -1)

@@ -8,14 +8,14 @@ cost what one does, and one costs less than before. The copy takes the memory of
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from faithgen.machine import free_memory
 
 MAX_ROWS = 32
 """Rows up to which the packed weights are used; a prefill has more and gains nothing."""
@@ -23,9 +23,6 @@ MEMORY_SHARE = 0.25
 """Most of the free memory that the copies may take."""
 _DTYPES = (torch.float32, torch.bfloat16)
 _SAMPLES = 256
-_ROOT = Path("/")
-_V2 = ("memory.max", "memory.current", "inactive_file")
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 _packed: weakref.WeakKeyDictionary[nn.Module, list[_Packed]] = weakref.WeakKeyDictionary()
 
@@ -74,7 +71,7 @@ def refresh_packed(model: nn.Module) -> int:
 def _pack(model: nn.Module) -> list[_Packed]:
     layers: list[Any] = [module for module in model.modules() if _fits(module)]
     needed = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
-    if not layers or not _available() or needed > MEMORY_SHARE * _free_memory():
+    if not layers or not _available() or needed > MEMORY_SHARE * free_memory():
         return []
     return [_Packed(layer) for layer in layers]
 
@@ -134,46 +131,3 @@ def _available() -> bool:
     except (AttributeError, RuntimeError):
         return False
     return torch.allclose(found, states @ weight.T)
-
-
-def _free_memory() -> float:
-    """Bytes of memory that are free or hold what the system can drop, on the machine and within the limits of a container;
-    unlimited where neither says."""
-    return min(_free_on_host(), _free_in_groups())
-
-
-def _free_on_host() -> float:
-    try:
-        lines = (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        return float("inf")
-
-
-def _free_in_groups() -> float:
-    """What the memory limits of this process' control groups leave, v2 and v1, those of the groups around them included (a
-    container sees its own as the root). File pages not in use count as free."""
-    left = float("inf")
-    with contextlib.suppress(OSError, ValueError):
-        for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            root = _ROOT / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
-            group = root / path.lstrip("/")
-            names = _V1 if controllers else _V2
-            left = min(left, *(_left(one, *names) for one in (group, *group.parents) if one.is_relative_to(root)))
-    return left
-
-
-def _left(group: Path, limit: str, usage: str, droppable: str) -> float:
-    try:
-        most, used = (int((group / name).read_text(encoding="ascii")) for name in (limit, usage))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return max(0.0, float(most - used + int(stat.get(droppable, 0))))
-    except (OSError, ValueError):  # no limit is the word "max", or no file
-        return float("inf")

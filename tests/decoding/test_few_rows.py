@@ -22,6 +22,11 @@ def test_sums_of_products_are_the_layer(dtype, rows, bias):
     torch.testing.assert_close(found, exact.to(dtype))
 
 
+def test_states_may_lie_as_they_like():
+    states, weight = torch.randn(3, 24, 2).mT, torch.randn(40, 24)
+    torch.testing.assert_close(dot_products(states, weight), nn.functional.linear(states, weight))
+
+
 def graph_of(layer, states):
     """The graph of a layer as a backend gets it, and its output after [`write_out_linears`], with the number replaced."""
     seen = []

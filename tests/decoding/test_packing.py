@@ -197,7 +197,7 @@ def packed_layers(model):
 
 
 def test_nothing_is_packed_where_memory_is_short(model, monkeypatch):
-    monkeypatch.setattr(packing, "_free_memory", lambda: 1000.0)
+    monkeypatch.setattr(packing, "free_memory", lambda: 1000.0)
     assert packed_layers(model) == 0
 
 
@@ -215,56 +215,3 @@ def test_a_model_that_is_gone_leaves_nothing_behind():
     packed_layers(tiny.llama())
     gc.collect()
     assert len(packing._packed) == before
-
-
-def test_free_memory_is_a_number_of_bytes():
-    assert packing._free_memory() > 2**20
-
-
-MIB = 2**20
-V2, V1 = ("0::{}", "sys/fs/cgroup", packing._V2), ("4:memory:{}", "sys/fs/cgroup/memory", packing._V1)
-
-
-def fake_group(root, version, path, folder, limit, usage, droppable):
-    """A process in the group `path`, and a group with a limit in `folder`."""
-    line, mounted, names = version
-    (root / "proc/self").mkdir(parents=True, exist_ok=True)
-    (root / "proc/meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 2048000 kB\n")
-    (root / "proc/self/cgroup").write_text(f"9:cpu,cpuacct:/elsewhere\n{line.format(path)}\n")
-    group = root / mounted / folder
-    group.mkdir(parents=True)
-    for name, value in zip(
-        (*names[:2], "memory.stat"), (limit, usage, f"anon 1\n{names[2]} {droppable}"), strict=True
-    ):
-        (group / name).write_text(f"{value}\n")
-
-
-@pytest.mark.parametrize("version", [V2, V1])
-@pytest.mark.parametrize(
-    ("path", "folder"),
-    [("/", ""), ("/docker/abc", ""), ("/user.slice/job.scope", "user.slice/job.scope"), ("/a/b", "a"), ("/../b", "")],
-)
-def test_a_containers_limit_bounds_the_free_memory(tmp_path, monkeypatch, version, path, folder):
-    fake_group(tmp_path, version, path, folder, 900 * MIB, 700 * MIB, 50 * MIB)
-    monkeypatch.setattr(packing, "_ROOT", tmp_path)
-    assert packing._free_memory() == 250 * MIB
-
-
-@pytest.mark.parametrize("version", [V2, V1])
-@pytest.mark.parametrize("limit", ["max", 9223372036854771712, 9000 * MIB])
-def test_the_machines_memory_bounds_it_where_no_limit_does(tmp_path, monkeypatch, version, limit):
-    fake_group(tmp_path, version, "/a", "a", limit, 700 * MIB, 0)
-    monkeypatch.setattr(packing, "_ROOT", tmp_path)
-    assert packing._free_memory() == 2000 * MIB
-
-
-def test_a_group_over_its_limit_leaves_nothing(tmp_path, monkeypatch):
-    fake_group(tmp_path, V2, "/a", "a", 500 * MIB, 700 * MIB, 0)
-    monkeypatch.setattr(packing, "_ROOT", tmp_path)
-    assert packing._free_memory() == 0
-    assert packed_layers(tiny.llama()) == 0
-
-
-def test_a_system_without_these_files_says_something(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "_ROOT", tmp_path)
-    assert packing._free_memory() > MIB
