@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compiled", action="store_true", help="The compiled step, too.")
+    parser.add_argument("--ways", nargs="+", help="Some of the ways only; by default all.")
     options = parser.parse_args()
     loaded = load_model(options.model, dtype=options.dtype)
     model, contrast = loaded.model, ContrastConfig(source="heads", alpha=options.alpha)
@@ -80,6 +81,8 @@ def main() -> None:
     if options.compiled:
         ways["compiled"] = {"compiled": True}
         ways["compiled in 4 slots"] = {"compiled": True, "slots": 4}
+    if options.ways:
+        ways = {name: how for name, how in ways.items() if name in options.ways}
     expected = [formula(model, ids, heads, contrast, options.new) for ids in progress(prompts)]
     figures = {}
     for name, how in ways.items():

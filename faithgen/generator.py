@@ -46,8 +46,11 @@ class FaithfulGenerator:
             Heads watched for the context share, and masked in the unfaithful branch where its source is `"heads"`.
         instruction (`str`, *optional*): first line of the prompt's user turn; the model's own by default.
         compiled (`bool`, *optional*, defaults to `False`):
-            Decode at fixed shapes through `torch.compile`; pays where many questions are answered, most of all on a GPU. The
-            first question of a shape waits a minute or so.
+            Decode at fixed shapes through `torch.compile`; pays where many questions are answered, or long answers written.
+            The first question of a shape waits a minute or so. On a CPU it needs a C++ compiler.
+
+    Raises:
+        FaithgenError: If the heads are of another model, or there is no C++ compiler where `compiled` needs one.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class FaithfulGenerator:
         self.loaded, self.scoring_heads, self.copying_heads = loaded, scoring_heads, copying_heads
         self.builder = PromptBuilder(loaded.tokenizer, hf.context_window(loaded.model), instruction or "")
         self._ends = hf.end_tokens(loaded.model, loaded.tokenizer)
+        if compiled:
+            hf.check_compiler(loaded.model)
         self.compiled = compiled
         self._lock = loaded.lock
 

@@ -138,6 +138,14 @@ def test_compiled_answers_are_the_same(generator, monkeypatch):
     assert compiled
 
 
+def test_compiling_asks_for_a_compiler_before_anything_runs(generator, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    heads = generator.scoring_heads, generator.copying_heads
+    FaithfulGenerator(generator.loaded, *heads)
+    with pytest.raises(FaithgenError, match="needs a C\\+\\+ compiler"):
+        FaithfulGenerator(generator.loaded, *heads, compiled=True)
+
+
 def test_answers_come_when_they_are_finished(generator):
     """One at a time, in order; a request that cannot be answered does not stop the others where errors are kept."""
     given = [REQUESTS[0], ("", TEXTS), REQUESTS[1], (QUESTION, []), REQUESTS[0]]

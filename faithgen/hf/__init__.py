@@ -32,7 +32,7 @@ with collector_at_rest():  # torch and transformers are imported here first
         static_cache,
         static_column,
     )
-    from faithgen.hf.compiling import compiles
+    from faithgen.hf.compiling import check_compiler, compiles
     from faithgen.hf.loading import (
         cpu_bf16_features,
         cpu_has_bf16,
@@ -62,6 +62,7 @@ __all__ = [
     "biased_mask",
     "cache_bytes",
     "check_cache_supported",
+    "check_compiler",
     "collector_at_rest",
     "compiles",
     "context_window",

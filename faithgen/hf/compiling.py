@@ -1,7 +1,10 @@
-"""Which models run through `torch.compile` in one piece."""
+"""Which models run through `torch.compile` in one piece, and whether it has what it needs."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,7 @@ import transformers
 from torch import nn
 from torch.torch_version import TorchVersion
 
+from faithgen.errors import FaithgenError
 from faithgen.hf.attention import takes_any_mask
 from faithgen.hf.shape import attention_modules, device_of, text_config
 
@@ -29,6 +33,17 @@ def compiles(model: Any) -> bool:
     if device_of(model).type == "cuda" and torch.__version__ < "2.13":  # compares versions, not strings
         return False
     return _is_written_out(model) and not _is_spread(model) and not any(map(_looks_at_positions, _ropes(model)))
+
+
+def check_compiler(model: Any) -> None:
+    """Raise a [`FaithgenError`] where `torch.compile` would look in vain for a C++ compiler, which it needs on a CPU."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    name = os.environ.get("CXX", usual)
+    if device_of(model).type == "cpu" and compiles(model) and shutil.which(name) is None:
+        raise FaithgenError(
+            f"a compiled step on a CPU needs a C++ compiler, and {name!r} is not found; install one (Debian: "
+            "apt install g++), name yours in CXX, or do without --compile (compiled=True)"
+        )
 
 
 def _is_written_out(model: Any) -> bool:

@@ -15,6 +15,7 @@ from faithgen.decoding import compiled as compiled_module
 from faithgen.decoding.compiled import CompiledBranches
 from faithgen.decoding.contrast import ContrastConfig
 from faithgen.decoding.engine import PairDecoder, PairPrompt
+from faithgen.errors import FaithgenError
 from faithgen.hf import compiling
 from tests import tiny
 from tests.decoding.pairs import prompt_ids, prompts
@@ -271,6 +272,15 @@ def test_cuda_asks_for_a_torch_that_can(model, monkeypatch):
         with monkeypatch.context() as cuda:
             cuda.setattr(compiling, "device_of", lambda model: torch.device("cuda"))
             assert hf.compiles(model) is expected
+
+
+def test_without_a_compiler_one_line_says_so(model, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(FaithgenError, match="'no-such-compiler' is not found; install one"):
+        hf.check_compiler(model)
+    hf.check_compiler(tiny.gemma3())  # runs uncompiled
+    monkeypatch.setattr(compiling, "device_of", lambda model: torch.device("cuda"))
+    hf.check_compiler(model)
 
 
 def test_longrope_asks_for_a_transformers_that_can(monkeypatch):
