@@ -82,6 +82,8 @@ def main() -> None:
         ways["compiled"] = {"compiled": True}
         ways["compiled in 4 slots"] = {"compiled": True, "slots": 4}
     if options.ways:
+        if unknown := set(options.ways) - set(ways):
+            parser.error(f"no such ways: {', '.join(sorted(unknown))}; there are: {', '.join(ways)}")
         ways = {name: how for name, how in ways.items() if name in options.ways}
     expected = [formula(model, ids, heads, contrast, options.new) for ids in progress(prompts)]
     figures = {}

@@ -146,3 +146,37 @@ def test_throughput(run):
     assert figures["speedup"] == pytest.approx(figures["seconds"]["one by one"] / figures["seconds"]["batched"])
     assert rows["batched"][3] == "≥ 2"
     assert figures["shapes_changed"] == []
+
+
+@pytest.fixture
+def equality(module, tiny_folder, monkeypatch):
+    """The script, for a model whose heads need not be detected."""
+    found, (_, *heads) = module("equality"), module("shapes").load(tiny_folder, "tiny")
+    monkeypatch.setattr(found, "resolve_heads", lambda loaded: heads)
+    return found
+
+
+def test_equality_of_all_ways(run, equality, tiny_folder, compilations):
+    arguments = ["--model", tiny_folder, "--prompts", 2, "--new", 4, "--compiled"]
+    _, rows, figures = run("equality", *arguments, shape=False)
+    ways = ["tree", "rows", "tree in 4 slots", "compiled", "compiled in 4 slots"]
+    assert rows == {name: ["2 of 2 the same", "[]"] for name in ways}
+    assert list(figures["ways"]) == ways
+    assert compilations
+
+
+def test_answers_that_part_are_named_with_their_margin(run, equality, tiny_folder, monkeypatch):
+    right = equality.formula
+
+    def other(*arguments):
+        tokens, scores = right(*arguments)
+        return [*tokens[:2], (tokens[2] + 1) % 50, *tokens[3:]], scores
+
+    monkeypatch.setattr(equality, "formula", other)
+    arguments = ["--model", tiny_folder, "--prompts", 1, "--new", 4, "--ways", "tree"]
+    _, rows, figures = run("equality", *arguments, shape=False)
+    (parted,) = figures["ways"]["tree"]["parted"]
+    assert list(rows) == ["tree"]
+    assert rows["tree"][0] == "0 of 1 the same"
+    assert (parted["token"], parted["behind"]) == (2, 0.0)
+    assert parted["margin"] > 0
