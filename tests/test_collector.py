@@ -13,6 +13,7 @@ from faithgen.models import load_model
 
 @pytest.fixture(autouse=True)
 def as_it_was():
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.enable()
@@ -70,3 +71,13 @@ def test_imports_leave_it_on():
     code = "import gc; from faithgen import FaithfulGenerator; print(gc.isenabled(), gc.get_freeze_count())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "0"]
+
+
+def test_a_command_ends_without_another_walk():
+    """What is frozen is not looked at when Python ends."""
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "sys.argv = ['faithgen', '--version']; from faithgen.cli import main; main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1] == "True"

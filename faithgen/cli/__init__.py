@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import sys
@@ -44,6 +45,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("faithgen").setLevel(logging.INFO)
+    atexit.register(gc.freeze)  # what is there at the end is not walked for garbage once more, which takes a second
     try:
         app(prog_name="faithgen")  # also for `python -m faithgen`, so that completion is known by one name
     except FaithgenError as error:
@@ -55,5 +57,3 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    finally:
-        gc.freeze()  # the process ends here: its modules are not walked for garbage once more, which takes a second
