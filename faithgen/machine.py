@@ -39,8 +39,9 @@ def bound_threads() -> None:
     """Let torch compute with [`cpu_threads`]."""
     import torch
 
-    if cpu_threads() != torch.get_num_threads():
-        torch.set_num_threads(cpu_threads())
+    count = cpu_threads()
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
 
 
 def free_memory() -> float:
